@@ -1,0 +1,166 @@
+"""YAML files with line numbers, checked against a pydantic schema, refused in one line a person can act on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sim.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML file says (`data`) and on which line each key stands."""
+
+    path: Path | None
+    data: dict[str, Any]
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+
+    def line(self, key: KeyPath) -> int | None:
+        """The line of a key, or of its nearest parent that is written in the file."""
+        while key:
+            if key in self.lines:
+                return self.lines[key]
+            key = key[:-1]
+        return None
+
+    def error(self, key: KeyPath, problem: str, **details: Any) -> ConfigError:
+        """A ConfigError that points at this file, line and key."""
+        return ConfigError(problem, file=self.path, line=self.line(key), key=".".join(map(str, key)) or None, **details)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with one repair: 1e-3 and 5e12 are numbers, as everyone expects."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def load_yaml(path: str | Path) -> Document:
+    """Read a YAML mapping. Raises ConfigError when it is unreadable, not a mapping, or repeats a key."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({_reason(error)})", file=path) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path | None = None) -> Document:
+    """The same from a string."""
+    lines: dict[KeyPath, int] = {}
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise ConfigError("is empty; expected a mapping of keys", file=path)
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError("must be a mapping of keys to values", file=path, line=node.start_mark.line + 1)
+        _collect_lines(node, (), lines, path)
+        data = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        raise ConfigError(f"is not valid YAML: {error.problem or error.context}", file=path, line=line) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not valid YAML: {error}", file=path) from error
+    finally:
+        loader.dispose()
+    return Document(path, data, lines)
+
+
+def _collect_lines(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path | None) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = (*at, str(key_node.value))
+            if key in lines:
+                again = key_node.start_mark.line + 1
+                raise ConfigError("is written twice", file=path, line=again, key=".".join(map(str, key)))
+            lines[key] = key_node.start_mark.line + 1
+            _collect_lines(value_node, key, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            lines[(*at, i)] = item.start_mark.line + 1
+            _collect_lines(item, (*at, i), lines, path)
+
+
+def validate(schema: type[Model], document: Document, at: KeyPath = (), data: Any = None) -> Model:
+    """`document.data` as an instance of `schema`. Raises ConfigError for the first thing that is wrong.
+
+    Unknown keys are answered with the nearest valid ones. `at` says where in the document `data` stands, when it is
+    a part of it.
+    """
+    try:
+        return schema.model_validate(document.data if data is None else data)
+    except ValidationError as error:
+        raise _explain(schema, document, at, error) from None
+
+
+def _explain(schema: type[BaseModel], document: Document, at: KeyPath, error: ValidationError) -> ConfigError:
+    # Unknown keys first: a misspelt key usually causes the "missing" error beside it.
+    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = problems[0]
+    location = tuple(x for x in first["loc"] if not _is_union_label(x))
+    key = (*at, *location)
+    kind, shown = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        return document.error(key, "unknown key", choices=_fields(schema, location[:-1]))
+    if kind == "missing":
+        return document.error(key, "is required but missing")
+    if kind in ("literal_error", "enum"):
+        expected = str(first.get("ctx", {}).get("expected", ""))
+        return document.error(key, "is not a valid choice", value=shown, choices=_split_choices(expected))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    details = {} if isinstance(shown, (dict, list)) else {"value": shown}
+    return document.error(key, message[:1].lower() + message[1:], **details)
+
+
+def _is_union_label(part: str | int) -> bool:
+    """Pydantic puts the branch of a union ('int', 'function-after[...]') into the location; people wrote no such key."""
+    return isinstance(part, str) and ("[" in part or part in ("int", "float", "str", "bool", "dict"))
+
+
+def _split_choices(expected: str) -> list[str]:
+    return [word.strip().strip("'\"") for word in expected.replace(" or ", ", ").split(",") if word.strip()]
+
+
+def _fields(schema: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are valid at a location inside a schema."""
+    here: Any = schema
+    for part in location:
+        candidates = _models(here)
+        here = next((m.model_fields[str(part)].annotation for m in candidates if str(part) in m.model_fields), None)
+        if here is None:
+            here = next((m for m in candidates if m.__name__ == part), candidates[0] if candidates else None)
+    return [f.alias or name for m in _models(here) for name, f in m.model_fields.items()]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is None:
+        return []
+    return [m for arg in get_args(annotation) for m in _models(arg)]
+
+
+def _reason(error: Exception) -> str:
+    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(getattr(error, "strerror", "") or error)
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys: the same content is always the same bytes."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)

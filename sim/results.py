@@ -1,0 +1,143 @@
+"""What a run leaves behind: append-only tables and a manifest. Metrics, figures and reports are computed from these.
+
+    requests   one row per request, in the order in which they ended
+    steps      one row per run of like steps: step i of a row lasts `first_step_ps + i * slope_ps`, i = 0 .. steps - 1
+    segments   one row per stretch of uninterrupted decoding of a request
+
+A replica numbers its *decode steps* (steps in which sequences that decode take part: rows of `steps` with
+`decodes` > 0) 1, 2, 3, ... in order of time. A segment says: the request's first token of this stretch came at
+`start_ps` (the end of its prefill, or of its recomputation after a preemption), and one more token at the end of each
+decode step `first_step + 1 .. last_step` of that replica. So every token's time follows from `steps` and `segments`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import ConfigError
+
+Column = npt.NDArray[Any]
+
+# column -> type code of `array.array` (h int16, i int32, q int64); the order is that of the files
+REQUEST_COLUMNS: Mapping[str, str] = {
+    "request_id": "q",
+    "replica": "h",  # -1: refused before it reached one
+    "state": "b",  # sim.request.State
+    "reason": "b",  # sim.request.Reason
+    "arrival_ps": "q",
+    "scheduled_ps": "q",  # first admitted to a batch; -1 never
+    "first_token_ps": "q",  # -1 never
+    "finish_ps": "q",  # completed, aborted, rejected, or where the run stopped
+    "prompt_tokens": "i",
+    "output_tokens": "i",  # tokens the client received
+    "cached_tokens": "i",  # prompt tokens served by the prefix cache at the first admission
+    "preemptions": "i",
+    "preempted_ps": "q",  # total time between being preempted and being admitted again
+}
+STEP_COLUMNS: Mapping[str, str] = {
+    "replica": "h",
+    "start_ps": "q",
+    "steps": "i",
+    "first_step_ps": "q",
+    "slope_ps": "q",
+    "decodes": "i",  # sequences that take part with one token each
+    "context_tokens": "q",  # sum of their cached tokens at the row's first step
+    "prefill_tokens": "i",
+    "prefill_sequences": "i",
+    "prefill_pairs": "q",  # query-key pairs of the chunks: sum of n * cached + n * (n + 1) / 2
+    "kv_blocks": "i",  # blocks in use during the row's first step
+    "kv_tokens": "q",  # tokens stored in them; the rest of the blocks is waste
+    "waiting": "i",
+    "running": "i",
+}
+SEGMENT_COLUMNS: Mapping[str, str] = {
+    "request_id": "q",
+    "replica": "h",
+    "start_ps": "q",
+    "first_step": "q",
+    "last_step": "q",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of equal length, as numpy arrays. `table["arrival_ps"]` is a column, `len(table)` its rows."""
+
+    columns: Mapping[str, Column]
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def where(self, mask: Column) -> Table:
+        """The rows for which `mask` is true (or the rows it names)."""
+        return Table({name: column[mask] for name, column in self.columns.items()})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The tables of one simulated run, and the manifest that says how they came about.
+
+    `manifest` holds the resolved scenario, seed, versions, hashes, and `facts` the run needed (KV blocks per replica,
+    block size, GPUs, trust label, notes to the reader). It has no wall-clock time, so that equal runs are equal bytes.
+    """
+
+    requests: Table
+    steps: Table
+    segments: Table
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the run knew beyond the scenario: sizes in bytes and blocks, trust, notes."""
+        facts: Mapping[str, Any] = self.manifest.get("facts", {})
+        return facts
+
+    def save(self, directory: str | Path) -> None:
+        """Write `requests.parquet`, `steps.parquet`, `segments.parquet` and `manifest.json`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, table in (("requests", self.requests), ("steps", self.steps), ("segments", self.segments)):
+            _write_parquet(table, directory / f"{name}.parquet")
+        (directory / "manifest.json").write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> RunResult:
+        """Read a saved run back. Raises ConfigError when the directory is not one."""
+        directory = Path(directory)
+        try:
+            manifest = json.loads((directory / "manifest.json").read_text())
+            tables = [_read_parquet(directory / f"{name}.parquet") for name in ("requests", "steps", "segments")]
+        except FileNotFoundError as error:
+            raise ConfigError(f"is not a saved run ({Path(str(error.filename)).name} is missing)", file=directory) from error
+        except (json.JSONDecodeError, pa.ArrowInvalid) as error:
+            raise ConfigError(f"is not a readable saved run ({error})", file=directory) from error
+        return cls(*tables, manifest=manifest)
+
+
+_ROW_GROUP = 1 << 17
+
+
+def _write_parquet(table: Table, path: Path) -> None:
+    """In row groups, so that a table of millions of rows is never copied whole."""
+    schema = pa.schema([(name, pa.from_numpy_dtype(column.dtype)) for name, column in table.columns.items()])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, max(len(table), 1), _ROW_GROUP):
+            part = {name: column[start : start + _ROW_GROUP] for name, column in table.columns.items()}
+            writer.write_table(pa.table(part, schema=schema))
+
+
+def _read_parquet(path: Path) -> Table:
+    table = pq.read_table(path)
+    return Table({name: table.column(name).to_numpy() for name in table.column_names})
