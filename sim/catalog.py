@@ -36,7 +36,8 @@ def find(kind: str, name: str, *, beside: Path | None = None) -> Path:
     """
     as_path = Path(name).expanduser()
     if as_path.suffix or len(as_path.parts) > 1:
-        for candidate in (as_path, *((beside.parent / as_path,) if beside is not None else ())):
+        candidates: list[Path] = [as_path] if beside is None else [as_path, beside.parent / as_path]
+        for candidate in candidates:
             if candidate.is_file():
                 return candidate
         if as_path.is_dir():

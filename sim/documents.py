@@ -130,7 +130,7 @@ def _explain(schema: type[BaseModel], document: Document, at: KeyPath, error: Va
 
 
 def _is_union_label(part: str | int) -> bool:
-    """Pydantic puts the branch of a union ('int', 'function-after[...]') into the location; people wrote no such key."""
+    """Pydantic puts the branch of a union ('int', 'function-after[...]') into the location; nobody wrote that key."""
     return isinstance(part, str) and ("[" in part or part in ("int", "float", "str", "bool", "dict"))
 
 

@@ -1,9 +1,9 @@
 """Everything this package raises on purpose.
 
-    SimError
-    ├── ConfigError        something the user wrote is wrong: arguments, YAML, trace rows     (exit code 2)
-    ├── GateFailed         the run is fine, but a limit the user asked for was exceeded        (exit code 3)
-    └── InvariantError     the simulator's own books do not balance: a bug                     (exit code 1)
+SimError
+├── ConfigError        something the user wrote is wrong: arguments, YAML, trace rows     (exit code 2)
+├── GateFailed         the run is fine, but a limit the user asked for was exceeded        (exit code 3)
+└── InvariantError     the simulator's own books do not balance: a bug                     (exit code 1)
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,12 +117,15 @@ class RunResult:
         directory = Path(directory)
         try:
             manifest = json.loads((directory / "manifest.json").read_text())
-            tables = [_read_parquet(directory / f"{name}.parquet") for name in ("requests", "steps", "segments")]
+            requests, steps, segments = (
+                _read_parquet(directory / f"{name}.parquet") for name in ("requests", "steps", "segments")
+            )
         except FileNotFoundError as error:
-            raise ConfigError(f"is not a saved run ({Path(str(error.filename)).name} is missing)", file=directory) from error
+            missing = Path(str(error.filename)).name
+            raise ConfigError(f"is not a saved run ({missing} is missing)", file=directory) from error
         except (json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise ConfigError(f"is not a readable saved run ({error})", file=directory) from error
-        return cls(*tables, manifest=manifest)
+        return cls(requests, steps, segments, manifest)
 
 
 _ROW_GROUP = 1 << 17

@@ -16,8 +16,14 @@ _QUANTITY = re.compile(r"^\s*([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)
 
 BYTES, BYTES_PER_S, FLOPS, SECONDS, WATTS, HERTZ = "bytes", "bytes/s", "FLOP/s", "seconds", "watts", "hertz"
 
-_EXAMPLE = {BYTES: "80 GiB", BYTES_PER_S: "3350 GB/s", FLOPS: "989.4 TFLOP/s", SECONDS: "500 ms", WATTS: "700 W",
-            HERTZ: "1830 MHz"}
+_EXAMPLE = {
+    BYTES: "80 GiB",
+    BYTES_PER_S: "3350 GB/s",
+    FLOPS: "989.4 TFLOP/s",
+    SECONDS: "500 ms",
+    WATTS: "700 W",
+    HERTZ: "1830 MHz",
+}
 
 
 def quantity(text: str | int | float, kind: str) -> float:
@@ -43,8 +49,13 @@ def quantity(text: str | int | float, kind: str) -> float:
 def _factor(unit: str, kind: str) -> float | None:
     if kind == SECONDS:
         return _TIMES.get(unit)
-    for suffix in {BYTES: ("B", "bytes"), BYTES_PER_S: ("B/s",), FLOPS: ("FLOP/s", "FLOPS", "OPS", "OP/s"),
-                   WATTS: ("W",), HERTZ: ("Hz",)}[kind]:
+    for suffix in {
+        BYTES: ("B", "bytes"),
+        BYTES_PER_S: ("B/s",),
+        FLOPS: ("FLOP/s", "FLOPS", "OPS", "OP/s"),
+        WATTS: ("W",),
+        HERTZ: ("Hz",),
+    }[kind]:
         if unit.endswith(suffix):
             prefix = unit[: -len(suffix)]
             return _SCALES.get(prefix, _BINARY.get(prefix) if kind in (BYTES, BYTES_PER_S) else None)
