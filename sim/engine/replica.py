@@ -218,7 +218,9 @@ class Replica:
             heapq.heappush(self._finishes, (last, request.id, request.preemptions, request))
 
     def _end_requests(self, now: int) -> None:
-        """End what the delivered steps have finished, then those whose clients are gone."""
+        """End those whose clients have gone, then what the delivered steps have finished."""
+        if self._gone:
+            self._end_gone(now)
         finishes, delivered = self._finishes, self._delivered
         while finishes and finishes[0][0] <= delivered:
             step, _, preemptions, request = heapq.heappop(finishes)
@@ -226,8 +228,6 @@ class Replica:
                 request.state = State.COMPLETED
                 self._leave(request, step, now)
                 self._close(request, Reason.NONE, now)
-        if self._gone:
-            self._end_gone(now)
 
     def _end_gone(self, now: int) -> None:
         gone, self._gone = sorted(self._gone, key=lambda request: request.id), []
