@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from typing import NamedTuple
 
+from sim.cost.shape import Span
 from sim.request import Request
-
-
-class Span(NamedTuple):
-    """How far back a kind of attention layer sees: the last `tokens` tokens, or those of the current chunk."""
-
-    tokens: int
-    chunked: bool = False
-
-    def visible(self, context_tokens: int) -> int:
-        """Cached tokens that a new token can see behind `context_tokens` others."""
-        return context_tokens % self.tokens if self.chunked else min(context_tokens, self.tokens)
 
 
 class DecodeBatch:

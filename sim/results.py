@@ -141,5 +141,6 @@ def _write_parquet(table: Table, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> Table:
-    table = pq.read_table(path)
+    with path.open("rb") as file:  # pyarrow's own error for a missing file does not name it
+        table = pq.read_table(file)
     return Table({name: table.column(name).to_numpy() for name in table.column_names})

@@ -12,6 +12,29 @@ class Chunk(NamedTuple):
     new_tokens: int
 
 
+class Span(NamedTuple):
+    """How far back a kind of attention layer sees: the last `tokens` tokens, or those of the current chunk."""
+
+    tokens: int
+    chunked: bool = False
+
+    def visible(self, context_tokens: int) -> int:
+        """Cached tokens that a new token can see behind `context_tokens` others."""
+        return context_tokens % self.tokens if self.chunked else min(context_tokens, self.tokens)
+
+    def pairs(self, cached_tokens: int, new_tokens: int) -> int:
+        """Query-key pairs of a chunk: each new token with those it sees, itself included."""
+        limit = self.tokens
+        if self.chunked:
+            return self._triangles(cached_tokens + new_tokens) - self._triangles(cached_tokens)
+        growing = max(0, min(new_tokens, limit - cached_tokens))
+        return growing * cached_tokens + (growing * (growing + 1) >> 1) + (new_tokens - growing) * limit
+
+    def _triangles(self, tokens: int) -> int:
+        whole, rest = divmod(tokens, self.tokens)
+        return whole * (self.tokens * (self.tokens + 1) >> 1) + (rest * (rest + 1) >> 1)
+
+
 class RunShape:
     """The batch of a step, or of the first of many steps in which only the contexts of `decodes` sequences grow.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import ConfigError
@@ -26,6 +26,7 @@ def test_error_is_positive_when_the_prediction_is_too_high() -> None:
     assert (row.error_pct, row.ratio, row.difference) == (pytest.approx(10.0), pytest.approx(1.1), -10.0)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
 def test_error_recovers_the_prediction(a: float, b: float) -> None:
     """b (1 + error) is a, and b times the ratio too."""

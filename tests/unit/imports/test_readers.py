@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import ConfigError
@@ -310,6 +310,7 @@ _PATHS = [
 
 
 @pytest.mark.parametrize(("name", "keys"), _PATHS)
+@settings(deadline=None)
 @given(value=_JSON | st.just(10**400))
 def test_any_odd_value_gives_a_run_or_a_config_error(
     tmp_path_factory: pytest.TempPathFactory, name: str, keys: tuple[str | int, ...], value: Any
@@ -329,6 +330,7 @@ def test_any_odd_value_gives_a_run_or_a_config_error(
     assert all(np.isfinite(number) for number in run.metrics.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30))
 def test_statistics_are_ordered(values: list[float]) -> None:
     """min <= median <= p90 <= p95 <= p99 <= max, and nothing comes of no values."""

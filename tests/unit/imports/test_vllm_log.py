@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import ConfigError
@@ -65,9 +65,15 @@ def test_overrides_name_scenario_keys_and_only_what_is_known() -> None:
         "engine.max_num_batched_tokens": 8192,
         "engine.gpu_memory_utilization": 0.85,
         "engine.max_model_len": 8192,
-        "engine.quantization.kv_cache": "fp8",
+        "engine.kv_cache_dtype": "fp8",
     }
     assert ServerFacts().to_overrides() == {}
+
+
+def test_quantisation_becomes_a_key_when_its_name_says_the_formats() -> None:
+    """AWQ is a scheme of ours; what only the checkpoint knows, and `auto`, stay out."""
+    assert ServerFacts(quantization="awq", kv_cache_dtype="auto").to_overrides() == {"engine.quantization": "awq"}
+    assert ServerFacts(quantization="compressed-tensors").to_overrides() == {}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +153,7 @@ _PIECES = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(_PIECES | st.text(max_size=4), max_size=14).map("".join))
 def test_damaged_logs_never_break_the_reader(text: str) -> None:
     """Any mixture of the wordings gives facts or a ConfigError."""
