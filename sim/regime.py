@@ -92,7 +92,7 @@ def judge(requests: Table, arrival_kind: str = "") -> Verdict:
 
     * OVERLOADED: the queue of requests not yet admitted and the median TTFT both rise over the arrival period
       (Kendall's tau, p < 0.001, and a Theil-Sen rise of 0.8 of the mean), and waiting is most of the TTFT. Or one
-      client in twenty gave up.
+      client in twenty gave up, or no request was served at all.
     * BACKLOGGED: not so, but the mean request waits longer to be admitted than it is prefilled, and on average at
       least one request per replica waits. (A short wait for the step in progress is no backlog.)
     * STABLE: neither; and every closed loop, whose clients slow down with the server.
@@ -103,9 +103,7 @@ def judge(requests: Table, arrival_kind: str = "") -> Verdict:
     """
     served = requests.where((requests["first_token_ps"] >= 0) & (requests["scheduled_ps"] >= 0))
     found = _findings(requests, served, arrival_kind)
-    regime, reason = _regime(found)
-    if not len(served):
-        reason = "no request was served"
+    regime, reason = _regime(found) if len(served) else _nothing_served(requests)
     not_steady = _why_not_steady(requests, regime, found)
     return Verdict(
         regime,
@@ -145,6 +143,12 @@ def _regime(found: _Findings) -> tuple[Regime, str]:
     if waited and found.mean_waiting >= 1:
         return Regime.BACKLOGGED, f"{waits}, but the queue does not grow without end"
     return Regime.STABLE, f"{waits}, and the queue does not grow"
+
+
+def _nothing_served(requests: Table) -> tuple[Regime, str]:
+    if len(requests):
+        return Regime.OVERLOADED, f"none of {len(requests):,} requests was served"
+    return Regime.STABLE, "there was no request"
 
 
 def _mean_waiting(requests: Table) -> float:

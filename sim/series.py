@@ -33,6 +33,11 @@ class Grid:
         return self.start_ps + self.width_ps * np.arange(self.bins + 1, dtype=np.int64)
 
     @property
+    def edges_s(self) -> Floats:
+        """The same limits in seconds since the first arrival."""
+        return np.arange(self.bins + 1, dtype=np.float64) * self.width_s
+
+    @property
     def middles_s(self) -> Floats:
         """The middle of each interval, in seconds since the first arrival."""
         return (np.arange(self.bins, dtype=np.float64) + 0.5) * self.width_s

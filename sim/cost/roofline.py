@@ -135,7 +135,7 @@ class DatasheetKernels:
     def __init__(self, gpu: Gpu) -> None:
         self._efficiency = gpu.efficiency
         self._bandwidth = float(gpu.memory_bandwidth_bytes_per_s)
-        self._peak = {name: float(rate) for name, rate in gpu.tensor_flops.items()}
+        self._peak: dict[str, float] = {str(name): float(rate) for name, rate in gpu.tensor_flops.items()}
         self._peak_16_bit = self._peak[gpu.default_dtype]
         self._gpu = gpu
 

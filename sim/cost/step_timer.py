@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sim.cost.ops import ForwardPass, OpCost
 from sim.cost.roofline import Cost
-from sim.cost.shape import RunShape
+from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimes, one_step
 from sim.units import PS_PER_S
 
@@ -81,6 +81,11 @@ class RooflineStepTimer:
         self._constant_ps: dict[int, int] = {}
         self._whole = _Knots(forward, -1, tick_ps)
         self._local = [_Knots(forward, i, tick_ps) for i in range(len(forward.spans))]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The attention spans whose sums a shape must carry, in this order."""
+        return self._forward.spans
 
     def run(self, shape: RunShape, max_steps: int) -> StepTimes:
         """Times of up to `max_steps` steps (of one, when there are chunks)."""

@@ -18,28 +18,32 @@ class PagedKV:
 
     The growth of all decoding requests is one histogram: `_due[p]` counts those that open a new block in a step of
     phase p (steps done, modulo the block size). It is stored twice over, which saves the modulo within one round.
+    `fixed_blocks` is what every admitted request holds besides: the states of linear attention, and layers that keep
+    a window only.
     """
 
-    __slots__ = ("_due", "_growing", "_phase", "block_tokens", "free_blocks", "stored_tokens", "total_blocks")
+    __slots__ = ("_due", "_fixed", "_growing", "_phase", "block_tokens", "free_blocks", "stored_tokens", "total_blocks")
 
-    def __init__(self, total_blocks: int, block_tokens: int) -> None:
+    def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0) -> None:
         self.total_blocks = self.free_blocks = total_blocks
-        self.block_tokens = block_tokens
+        self.block_tokens, self._fixed = block_tokens, fixed_blocks
         self._due = [0] * (2 * block_tokens)
         self._phase = self._growing = self.stored_tokens = 0
 
     def blocks_for(self, request: Request) -> int:
         """Blocks of the prompt and the longest output the client allows."""
-        return ceil_div(request.prompt_tokens + request.max_output_tokens, self.block_tokens)
+        return ceil_div(request.prompt_tokens + request.max_output_tokens, self.block_tokens) + self._fixed
 
     def can_reserve(self, tokens: int) -> bool:
         """Whether the blocks of a new request's `tokens` are free, beside those that growth needs next."""
-        return ceil_div(tokens, self.block_tokens) <= self.free_blocks - self._due[self._phase]
+        return ceil_div(tokens, self.block_tokens) + self._fixed <= self.free_blocks - self._due[self._phase]
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for the tokens that the last block of the request has no room for."""
         size, have = self.block_tokens, request.computed_tokens
         need = (have + tokens + size - 1) // size - (have + size - 1) // size
+        if not request.reserved_tokens:
+            need += self._fixed
         if need > self.free_blocks - self._due[self._phase]:
             return None
         self.free_blocks -= need
@@ -86,7 +90,8 @@ class PagedKV:
             self._count(held, -1)
         elif reserved > held:
             held = reserved
-        self.free_blocks += (held + self.block_tokens - 1) // self.block_tokens
+        if reserved:
+            self.free_blocks += (held + self.block_tokens - 1) // self.block_tokens + self._fixed
         self.stored_tokens -= held
         request.reserved_tokens = 0
 
@@ -99,7 +104,7 @@ class PagedKV:
         held = growing = 0
         for request, tokens in holders:
             growing += request.reserved_tokens == _GROWING
-            held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens)
+            held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed
         if held + self.free_blocks != self.total_blocks or growing != self._growing or sum(self._due) != 2 * growing:
             raise InvariantError(
                 f"KV blocks do not add up: {held} held by requests ({growing} growing) + {self.free_blocks} free "

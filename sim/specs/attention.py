@@ -78,8 +78,7 @@ class FullAttention:
 
         2 x kv_heads x head_dim x bytes (Ainslie et al. 2023, GQA, section 2); beyond kv_heads GPUs they are replicated.
         """
-        heads = ceil_div(self.num_kv_heads, min(tp, self.num_kv_heads))
-        return heads * (self.head_dim + self.v_head_dim) * bytes_per_element
+        return ceil_div(self.num_kv_heads, tp) * (self.head_dim + self.v_head_dim) * bytes_per_element
 
     def state_bytes(self, tp: int = 1) -> int:
         """Bytes per sequence and layer that do not grow with its length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from sim.catalog import folder
 from sim.errors import ConfigError
 from sim.specs.architecture import DTYPE_BYTES, LayerGroup, ModelArchitecture, WeightMatrix
-from sim.specs.hf_keys import ALIASES, HfKeys
+from sim.specs.hf_keys import HfKeys
 from sim.specs.hf_layers import layer_groups
 from sim.specs.matrices import norm
 
@@ -71,14 +72,19 @@ def _max_model_len(keys: HfKeys) -> int:
     Llama-3 and LongRoPE kinds are already in the number, and Gemma-3 counts them in too.
     """
     length = keys.positive("max_position_embeddings", 2048)
-    rope = keys.get("rope_scaling") or keys.get("rope_parameters") or {}
-    rope = rope.get("full_attention", rope) if isinstance(rope, Mapping) else {}
-    kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    if kind in _ROPE_WITHOUT_FACTOR or keys.model_type.startswith("gemma3"):
+    rope = keys.get("rope_scaling") or keys.get("rope_parameters")
+    if not isinstance(rope, Mapping) or keys.model_type.startswith("gemma3"):
+        return length
+    scaling = HfKeys(rope.get("full_attention") or rope, keys.name, keys.file)
+    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
+    if kind in _ROPE_WITHOUT_FACTOR:
         return length
     if kind == "yarn":
-        length = int(rope.get("original_max_position_embeddings") or length)
-    return int(length * float(rope.get("factor") or 1))
+        length = scaling.positive("original_max_position_embeddings", length)
+    factor = scaling.get("factor") or 1
+    if not isinstance(factor, (int, float)):
+        raise keys.error("rope_scaling.factor", "must be a number", value=factor)
+    return int(length * factor)
 
 
 def _extra(keys: HfKeys, layers: tuple[LayerGroup, ...]) -> tuple[WeightMatrix, ...]:
@@ -144,9 +150,14 @@ def _same(name: str) -> str:
 
 
 def _nearest(name: str, ids: list[str]) -> list[str]:
-    """Ids in the order of the words they share with the name: `llama 8b` should offer Llamas first."""
+    """Ids in the order of the words they share with the name, then of likeness: `llama 8b` offers Llamas first."""
     wanted = set(_words(name))
-    return sorted(ids, key=lambda known: -len(wanted & set(_words(known))))
+
+    def distance(known: str) -> tuple[int, float]:
+        likeness = difflib.SequenceMatcher(None, name.casefold(), known.casefold()).ratio()
+        return -len(wanted & set(_words(known))), -likeness
+
+    return sorted(ids, key=distance)
 
 
 def _words(name: str) -> list[str]:
@@ -154,12 +165,12 @@ def _words(name: str) -> list[str]:
 
 
 def _catalogue() -> Mapping[str, Any]:
+    """Hugging Face id -> the keys of its public config.json that matter here, and `like` for shared ones."""
     entries: Mapping[str, Any] = json.loads((folder("model") / CATALOGUE_FILE).read_text(encoding="utf-8"))
     return entries
 
 
 def _from_catalogue(name: str) -> ModelArchitecture:
-    """An entry is a config, with `like` naming the entry whose keys it shares."""
     entries = _catalogue()
     config = dict(entries[name])
     while "like" in config:
@@ -201,6 +212,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError("must be a JSON object, as Hugging Face's config.json is", file=path)
     return data
-
-
-__all__ = ["ALIASES", "architecture_from_hf", "list_models", "load_model"]

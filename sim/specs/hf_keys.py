@@ -124,10 +124,12 @@ class HfKeys:
         return next((bool(self.data[key]) for key in keys if self.data.get(key) is not None), default)
 
     def listed(self, key: str, length: int) -> list[Any] | None:
-        """A list with one entry per layer, or None when the key is absent or not a list."""
+        """A list of words or numbers, one per layer, or None when the key is absent or not a list."""
         value = self.data.get(key)
         if not isinstance(value, list) or not value:
             return None
         if len(value) != length:
             raise self.error(key, f"lists {len(value)} layers, but num_hidden_layers is {length}")
+        if not all(isinstance(entry, (str, int)) for entry in value):
+            raise self.error(key, "must list words or numbers")
         return value

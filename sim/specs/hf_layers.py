@@ -46,7 +46,9 @@ def _uniform_layers(keys: HfKeys) -> list[LayerGroup]:
 def _hybrid_pattern(keys: HfKeys) -> str:
     """Nemotron-H's string of layer letters, which newer files spell out as `layers_block_type`."""
     key = "layers_block_type" if isinstance(keys.data.get("layers_block_type"), list) else "hybrid_override_pattern"
-    letters = [_HYBRID_LETTERS.get(name, name) for name in keys.data.get(key) or ()]
+    value = keys.data.get(key)
+    names = [str(name) for name in value] if isinstance(value, (list, str)) else []
+    letters = [_HYBRID_LETTERS.get(name, name) for name in names]
     unknown = [letter for letter in letters if letter not in _HYBRID_LETTERS.values()]
     if unknown:
         raise keys.error(key, "is not a known kind of layer", value=unknown[0], choices=_HYBRID_LETTERS)
@@ -104,14 +106,15 @@ def _chunked_types(keys: HfKeys, count: int) -> list[str]:
 
 
 def _sliding_types(keys: HfKeys, count: int) -> list[str]:
-    switched_on = keys.flag("use_sliding_window", default=not keys.family.window_needs_switch)
+    family = keys.family
+    switched_on = keys.flag("use_sliding_window", default=not family.window_needs_switch)
     if not keys.optional("sliding_window") or not switched_on:
         return [FULL] * count
-    if keys.family.window_needs_switch:  # Qwen: the first layers up to max_window_layers stay full
+    if family.window_needs_switch:  # Qwen: the first layers up to max_window_layers stay full
         first = keys.integer("max_window_layers", 0)
         return [SLIDING if i >= first else FULL for i in range(count)]
-    pattern = keys.get("sliding_window_pattern") or keys.get("_sliding_window_pattern") or keys.family.window_pattern
-    every = len(pattern) if isinstance(pattern, str) else int(pattern)
+    pattern = keys.get("sliding_window_pattern")  # a number, or letters such as LLLG
+    every = len(pattern) if isinstance(pattern, str) else keys.positive("sliding_window_pattern", family.window_pattern)
     return [FULL if every > 1 and (i + 1) % every == 0 else SLIDING for i in range(count)]
 
 
@@ -123,7 +126,8 @@ def moe_layers(keys: HfKeys, count: int) -> list[bool]:
         return [kind == "sparse" for kind in listed]
     if (listed := keys.listed("moe_layer_freq", count)) is not None:
         return [bool(sparse) for sparse in listed]
-    dense = set(keys.data.get("mlp_only_layers") or ())
+    listed_dense = keys.data.get("mlp_only_layers")
+    dense = listed_dense if isinstance(listed_dense, list) else []
     first = keys.integer("first_k_dense_replace", 0)
     step = _moe_step(keys)
     return [i >= first and i not in dense and (i + 1) % step == 0 for i in range(count)]

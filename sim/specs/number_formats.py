@@ -36,6 +36,18 @@ class NumberFormat:
         return self.stored_bits / 8
 
     @property
+    def tensor_rate(self) -> str:
+        """The name under which datasheets give its tensor-core rate: MXFP4 and NVFP4 both multiply at `fp4`.
+
+        Codebooks (NF4) and integers of odd widths have none and keep their own name, which no GPU lists.
+        """
+        if self.element in ("fp8", "int8", "fp4"):
+            return self.element
+        if self.element == "int" and self.bits == 4:
+            return "int4"
+        return self.name
+
+    @property
     def is_quantised(self) -> bool:
         """Whether it is narrower than 16 bits."""
         return self.bits < 16

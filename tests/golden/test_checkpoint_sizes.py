@@ -7,8 +7,8 @@ import pytest
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import parse_quantization
 
-# `total_size` of the safetensors index. Llama-2's files also hold rotary buffers (Llama-2-7B: 32 layers x 64 x 4 bytes), which are
-# not parameters, so its count comes from the model card: 6,738,415,616 parameters at two bytes.
+# `total_size` of the safetensors index. Llama-2's files also hold rotary buffers (7B: 32 layers x 64 x 4 bytes), which
+# are not parameters, so its count comes from the model card: 6,738,415,616 parameters at two bytes.
 INDEX_BYTES = {
     "meta-llama/Meta-Llama-3-8B": 16_060_522_496,
     "meta-llama/Llama-3.1-8B": 16_060_522_496,

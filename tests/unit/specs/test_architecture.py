@@ -99,6 +99,7 @@ def test_expert_parallelism_holds_whole_experts() -> None:
     expert = next(m for m in TINY_MOE.matrices() if m.role == "expert_gate_up")
     assert expert.parameters_per_gpu(tp=4) == expert.parameters_per_gpu(ep=4) == expert.parameters // 4
     assert expert.per_gpu(4) == (64, 16)
+    assert expert.parameters_per_gpu(tp=4, ep=8) == expert.parameters // 8
 
 
 def test_pipeline_stages_share_the_layers() -> None:

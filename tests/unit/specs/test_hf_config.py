@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import ConfigError
@@ -72,7 +72,7 @@ def test_missing_kv_heads_mean_as_many_as_query_heads() -> None:
 
 
 def test_gpt2_key_names() -> None:
-    """GPT-2's n_layer, n_embd, n_head and n_positions are understood, with its two-matrix MLP of four times the width."""
+    """GPT-2's n_layer, n_embd, n_head and n_positions are understood, and its two-matrix MLP of 4 x the width."""
     model = load_model("openai-community/gpt2")
     assert (model.num_layers, model.hidden_size, model.max_model_len) == (12, 768, 1024)
     (_, mlp) = mlps(model)[0]
@@ -208,6 +208,7 @@ def test_hybrid_models_have_linear_layers() -> None:
     model = load_model("Qwen/Qwen3.5-35B-A3B")
     found = {attention.kind: (count, attention) for count, attention in attentions(model)}
     assert {kind: count for kind, (count, _) in found.items()} == {"linear": 30, "full": 10}
+    assert list(found) == ["linear", "full"]  # the fourth layer is the first full one
     linear = found["linear"][1]
     assert isinstance(linear, LinearAttention)
     assert linear.state_bytes_per_element == 4
@@ -327,7 +328,7 @@ def test_second_quantisation_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "missing/config.json", "~/nowhere-at-all"])
 def test_path_to_nowhere(name: str) -> None:
     """A path that leads nowhere is called that, not an unknown id."""
-    with pytest.raises(ConfigError, match="no such config.json"):
+    with pytest.raises(ConfigError, match=r"no such config\.json"):
         load_model(name)
 
 
@@ -374,12 +375,36 @@ def test_contradictions_are_named(changes: dict[str, Any], key: str) -> None:
     assert caught.value.key == key
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-5, 300) | st.text(max_size=5), st.lists, max_leaves=4)
+WORDS = st.sampled_from(["rope_type", "yarn", "factor", "M", "mamba", "gpt2", "falcon"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 300) | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3) | inner.map(lambda x: [x] * 12)
+    ),
+    max_leaves=4,
+)
 KEYS = st.sampled_from(
-    [*LLAMA, "num_experts", "layer_types", "sliding_window", "kv_lora_rank", "head_dim", "index_topk"]
+    [
+        *LLAMA,
+        "num_experts",
+        "num_experts_per_tok",
+        "layer_types",
+        "sliding_window",
+        "sliding_window_pattern",
+        "kv_lora_rank",
+        "head_dim",
+        "index_topk",
+        "mlp_only_layers",
+        "rope_scaling",
+        "hybrid_override_pattern",
+        "layers_block_type",
+        "text_config",
+        "quantization_config",
+    ]
 )
 
 
+@settings(max_examples=300)
 @given(st.dictionaries(KEYS, JSON, max_size=4))
 def test_any_config_is_read_or_refused(changes: dict[str, Any]) -> None:
     """Whatever a file says, the answer is an architecture or a ConfigError."""

@@ -90,10 +90,21 @@ def test_the_forms_of_yaml_mean_the_same() -> None:
 
 @pytest.mark.parametrize(
     "written",
-    [0, -3, 2.5, "many", True, {"kind": "uniform", "min": 9, "max": 3}, {"kind": "zipf", "min": 9, "max": 3, "theta": 1},
-     {"kind": "empirical", "values": []}, {"kind": "empirical", "values": [3], "weights": [1, 2]},
-     {"kind": "empirical", "values": [3], "weights": [0]}, {"kind": "lognormal", "mean": 3}, {"kind": "normal", "mean": 3, "std": 0}],
-)  # fmt: skip
+    [
+        0,
+        -3,
+        2.5,
+        "many",
+        True,
+        {"kind": "uniform", "min": 9, "max": 3},
+        {"kind": "zipf", "min": 9, "max": 3, "theta": 1},
+        {"kind": "empirical", "values": []},
+        {"kind": "empirical", "values": [3], "weights": [1, 2]},
+        {"kind": "empirical", "values": [3], "weights": [0]},
+        {"kind": "lognormal", "mean": 3},
+        {"kind": "normal", "mean": 3, "std": 0},
+    ],
+)
 def test_senseless_lengths_are_refused(written: object) -> None:
     """What cannot be a length, or a law of lengths, is refused when it is read."""
     with pytest.raises(ValidationError):

@@ -117,13 +117,13 @@ MEASURED = {
 
 @pytest.mark.parametrize(("name", "key"), MEASURED)
 def test_presets_reproduce_what_was_measured(name: str, key: str) -> None:
-    """A preset's law has the mean of its source within 3 %, and its percentiles within 25 %."""
+    """A preset's law has the mean of its source within 3 %, and its percentiles within 30 %."""
     lengths = law(getattr(load_workload(name)[0], key))
     mean, *percentiles = MEASURED[name, key]
     assert lengths.mean_tokens == pytest.approx(mean, rel=0.03)
     drawn = np.percentile(lengths.draw(stream(0, "test"), 200_000), [50, 90, 99])
     for ours, measured in zip(drawn, percentiles, strict=True):
-        assert measured is None or ours == pytest.approx(measured, rel=0.25)
+        assert measured is None or ours == pytest.approx(measured, rel=0.3)
 
 
 def test_the_chat_preset_is_as_bursty_as_its_trace() -> None:
