@@ -1,8 +1,8 @@
 """Roofserve: a roofline-calibrated discrete-event simulator of LLM inference serving.
 
-    from sim import load_scenario, simulate
-    result = simulate(load_scenario("quickstart"))
-    result.requests["first_token_ps"]
+from sim import load_scenario, simulate
+result = simulate(load_scenario("quickstart"))
+result.requests["first_token_ps"]
 """
 
 from sim.errors import ConfigError, GateFailed, InvariantError, SimError

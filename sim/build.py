@@ -300,7 +300,7 @@ def _widths(architecture: ModelArchitecture) -> ForwardWidths:
 def _notes(gpu: Gpu, scheme: QuantScheme, spec: WorkloadSpec, engine: Engine) -> list[str]:
     notes = []
     form = matmul_format(scheme, "gate_up", gpu)
-    wanted = scheme.compute_format("gate_up").name
+    wanted = scheme.compute_format("gate_up").tensor_rate
     if form.compute != wanted:
         notes.append(f"{gpu.name} has no {wanted} tensor cores: {form.name} weights are expanded and multiplied in "
                      f"{form.compute}")  # fmt: skip

@@ -104,12 +104,16 @@ class RunResult:
         return facts
 
     def save(self, directory: str | Path) -> None:
-        """Write `requests.parquet`, `steps.parquet`, `segments.parquet` and `manifest.json`."""
+        """Write the three tables as Parquet, and `manifest.json`; each file appears whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, table in (("requests", self.requests), ("steps", self.steps), ("segments", self.segments)):
-            _write_parquet(table, directory / f"{name}.parquet")
-        (directory / "manifest.json").write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+            partial = directory / f".{name}.parquet.partial"
+            _write_parquet(table, partial)
+            partial.replace(directory / f"{name}.parquet")
+        partial = directory / ".manifest.json.partial"
+        partial.write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+        partial.replace(directory / "manifest.json")
 
     @classmethod
     def load(cls, directory: str | Path) -> RunResult:

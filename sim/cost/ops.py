@@ -64,7 +64,7 @@ def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
     A format its tensor cores lack becomes weight-only: stored as it is, expanded to 16 bit and multiplied there, as
     vLLM's Marlin kernels do with FP8 checkpoints on Ampere (vLLM pull request 5975).
     """
-    weights, compute = scheme.weight_format(role), scheme.compute_format(role).name
+    weights, compute = scheme.weight_format(role), scheme.compute_format(role).tensor_rate
     if gpu.supports(compute):
         return MatmulFormat(compute, weights.stored_bytes, scheme.activation_format(role).stored_bytes, weights.name)
     return MatmulFormat(gpu.default_dtype, weights.stored_bytes, 2.0, weights.name)

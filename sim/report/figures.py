@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sim.report import machine_plots, plots
 from sim.report.evidence import Evidence
-from sim.report.style import house_style
+from sim.report.style import house_style, settle
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,7 @@ def drawn(evidence: Evidence) -> Iterator[tuple[FigureKind, Figure]]:
     for kind in KINDS:
         with house_style():
             figure = kind.draw(evidence)
+            if figure is not None:
+                settle(figure)
         if figure is not None:
             yield kind, figure

@@ -13,10 +13,12 @@ import numpy as np
 
 from sim.errors import ConfigError
 from sim.units import PS_PER_S, ceil_div
+from sim.workloads.arrivals import LATEST_PS
 from sim.workloads.lengths import MOST_TOKENS
 from sim.workloads.trace_csv import PS_PER_MS, PS_PER_NS
 from sim.workloads.trace_table import BY_THE_CLOCK, Trace, elapsed_ps, normalise
 
+_LARGEST = 2**63 - 1
 _BLOCK_SIZES = (512, 64, 16)
 
 
@@ -49,7 +51,15 @@ class _Line:
             raise self.error("is not a number", key)
         if value < 0:
             raise self.error("is negative", key)
+        if value > _LARGEST:
+            raise self.error("is too large", key)
         return value
+
+    def delay_ps(self, key: str, unit_ps: int) -> int:
+        delay = round(self.amount(key) * unit_ps)
+        if delay > LATEST_PS:
+            raise self.error("is longer than the clock can count", key)
+        return delay
 
     def error(self, problem: str, key: str) -> ConfigError:
         return ConfigError(problem, file=self.path, line=self.number, key=key, value=self.data[key])
@@ -64,18 +74,18 @@ class _Rows:
     answers: list[int] = field(default_factory=list)
     hashes: list[tuple[int, ...]] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
-    delays: list[int | float] = field(default_factory=list)
+    delays: list[int] = field(default_factory=list)
 
-    def add(self, time: int | float, prompt: int, answer: int, session: str = "", delay: int | float = -1) -> None:
+    def add(self, time: int | float, prompt: int, answer: int, session: str = "", delay_ps: int = BY_THE_CLOCK) -> None:
         self.times.append(time)
         self.prompts.append(prompt)
         self.answers.append(answer)
         self.sessions.append(session)
-        self.delays.append(delay)
+        self.delays.append(delay_ps)
 
     def trace(self, form: str, path: Path, unit_ps: int) -> Trace:
         """The trace, not yet normalised."""
-        delays = np.array([BY_THE_CLOCK if d < 0 else round(d * unit_ps) for d in self.delays], np.int64)
+        delays = np.array(self.delays, np.int64)
         chained = bool((delays != BY_THE_CLOCK).any())
         return Trace(
             format=form,
@@ -148,7 +158,7 @@ def _hashed(path: Path, lines: list[_Line], form: str, unit_ps: int) -> Trace:
             line.amount("timestamp")
         last_of_session[session] = time
         rows.add(time, line.tokens("input_length"), line.tokens("output_length"),
-                 session, line.amount("delay") if waits else BY_THE_CLOCK)  # fmt: skip
+                 session, line.delay_ps("delay", unit_ps) if waits else BY_THE_CLOCK)  # fmt: skip
         rows.hashes.append(_hash_ids(line))
     return normalise(_with_prefixes(rows.trace(form, path, unit_ps), rows))
 
@@ -180,11 +190,11 @@ def _llmservingsim(path: Path, lines: list[_Line]) -> Trace:
         if "sub_requests" not in line.data:
             rows.add(time, line.tokens("input_toks"), line.tokens("output_toks"))
             continue
-        delay: int | float = BY_THE_CLOCK
+        delay = BY_THE_CLOCK
         for call in _calls(line):
             session = str(line.data.get("session_id", f"line {line.number}"))
             rows.add(time, call.tokens("input_toks"), call.tokens("output_toks"), session, delay)
-            delay = call.amount("tool_duration_ns") if "tool_duration_ns" in call.data else 0
+            delay = call.delay_ps("tool_duration_ns", PS_PER_NS) if "tool_duration_ns" in call.data else 0
     return normalise(rows.trace("llmservingsim", path, PS_PER_NS))
 
 

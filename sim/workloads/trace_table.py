@@ -167,11 +167,10 @@ def fit_context(trace: Trace, max_model_len: int | None, policy: str) -> Trace:
     if not long.any():
         return trace
     if policy == "fail":
-        tokens = int((trace.input_tokens + trace.output_tokens).max())
-        raise ConfigError(
-            f"{int(long.sum())} rows exceed max_model_len ({max_model_len}); the longest has {tokens} tokens",
-            file=trace.path, key="on_too_long", value=policy,
-        )  # fmt: skip
+        longest = int((trace.input_tokens + trace.output_tokens).max())
+        count = f"{int(long.sum()):,} of {len(trace):,} rows exceed max_model_len ({max_model_len})"
+        problem = f"{count}; the longest has {longest} tokens"
+        raise ConfigError(problem, file=trace.path, key="on_too_long", value=policy)
     if policy == "drop":
         return trace.without(long, f"dropped: more than max_model_len ({max_model_len}) tokens")
     if policy == "refuse":

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def test_steps_of_a_track_do_not_overlap(toy_run: Runs) -> None:
     assert set(tracks) == {(0, 0), (1, 0)}
     for slices in tracks.values():
         slices.sort()
-        assert all(end <= begin + 1e-5 for (_, end), (begin, _) in zip(slices, slices[1:], strict=False))
+        assert all(end <= begin + 1e-5 for (_, end), (begin, _) in pairwise(slices))
 
 
 def test_steps_in_flight_together_get_tracks_of_their_own(toy_run: Runs) -> None:

@@ -98,7 +98,7 @@ def test_rows_too_long_can_be_clipped(tmp_path: Path) -> None:
 
 def test_rows_too_long_can_stop_the_run(tmp_path: Path) -> None:
     """on_too_long: fail refuses the trace and says how many rows and how long."""
-    with pytest.raises(ConfigError, match=r"2 rows exceed max_model_len \(980\); the longest has 1100 tokens"):
+    with pytest.raises(ConfigError, match=r"2 of 10 rows exceed max_model_len \(980\); the longest has 1100 tokens"):
         replay(tmp_path, max_model_len=980, on_too_long="fail")
     assert rows(replay(tmp_path, max_model_len=980, on_too_long="fail", max_requests=5))
 

@@ -85,6 +85,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
         (PLAIN + "0,5,5\n1,5,5,5\n", ":3: is not a table"),
         (PLAIN + "0,5,5\n9e9,5,5\n", "spans more than 53 days"),
         (AZURE + "2023-11-16 18:15:46.68,3,4\nyesterday,3,4\n", ":3: TIMESTAMP: 'yesterday'"),
+        (HASHED + '{"timestamp": 1e30, "input_length": 5, "output_length": 3}', ":2: timestamp: 1e.30: is too large"),
         (HASHED + '{"timestamp": 3100, "input_le', ":2: is not valid JSON"),
         (HASHED + "[1]", ":2: is not a JSON object"),
         (HASHED + '{"timestamp": 1, "output_length": 3}', ":2: input_length: is required but missing"),
