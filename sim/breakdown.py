@@ -42,10 +42,10 @@ def _shape(timer: RooflineStepTimer, steps: Table, row: int) -> RunShape:
     """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
     decodes, chunks = int(steps["decodes"][row]), int(steps["prefill_sequences"][row])
     context = int(steps["context_tokens"][row]) + decodes * (int(steps["steps"][row]) // 2)
-    pieces = []
+    pieces: list[Chunk] = []
     if chunks:
         new = max(1, int(steps["prefill_tokens"][row]) // chunks)
         pairs = int(steps["prefill_pairs"][row]) / chunks
-        pieces = [Chunk(max(0, round((pairs - new * (new + 1) / 2) / new)), new)] * chunks
+        pieces = [(max(0, round((pairs - new * (new + 1) / 2) / new)), new)] * chunks
     seen = [decodes * span.visible(context // decodes) if decodes else 0 for span in timer.spans]
     return RunShape(decodes, context, pieces, seen, [decodes] * len(seen))

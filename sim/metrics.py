@@ -103,6 +103,7 @@ def summarise(
         "steady_state": verdict.steady_state,
         "queue_share_of_ttft": verdict.queue_share_of_ttft,
         "trust": result.facts.get("trust"),
+        "interrupted": bool(result.manifest.get("interrupted", False)),
     }
     stable: dict[str, Any] = _json_stable(summary)
     return stable
@@ -149,10 +150,12 @@ def e2e_s(requests: Table) -> Column:
 
 def arrival_kind(manifest: Mapping[str, Any]) -> str:
     """The kind of the workload's arrivals ("poisson", "closed_loop", ...), empty when the manifest does not say."""
-    scenario = manifest.get("scenario")
-    workload = scenario.get("workload") if isinstance(scenario, Mapping) else None
-    arrival = workload.get("arrival") if isinstance(workload, Mapping) else None
-    return str(arrival.get("kind", "")) if isinstance(arrival, Mapping) else ""
+    for part in ("facts", "scenario"):
+        workload = (manifest.get(part) or {}).get("workload")
+        arrival = workload.get("arrival") if isinstance(workload, Mapping) else None
+        if isinstance(arrival, Mapping) and arrival.get("kind"):
+            return str(arrival["kind"])
+    return ""
 
 
 def conforming(completed: Table, limits_ms: Mapping[str, float]) -> Column:

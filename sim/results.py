@@ -53,8 +53,8 @@ STEP_COLUMNS: Mapping[str, str] = {
     "prefill_tokens": "i",
     "prefill_sequences": "i",
     "prefill_pairs": "q",  # query-key pairs of the chunks: sum of n * cached + n * (n + 1) / 2
-    "kv_blocks": "i",  # blocks in use during the row's first step
-    "kv_tokens": "q",  # tokens stored in them; the rest of the blocks is waste
+    "kv_blocks": "i",  # blocks in use when the row begins, room for its chunks included
+    "kv_tokens": "q",  # tokens that have room in them; what is left of the blocks is waste
     "waiting": "i",
     "running": "i",
 }

@@ -70,7 +70,7 @@ class Series:
     """In the system but in no batch: not admitted yet, or preempted."""
     running: Floats
     batch_size: Floats
-    """Sequences per step, over the steps that ended in the interval; NaN where none did."""
+    """Sequences in the step in progress, over the time in which there is one; zero where there is none."""
     kv_blocks: Floats
     kv_blocks_filled: Floats
     """Blocks that the stored tokens would fill; `kv_blocks` less this is internal fragmentation."""
@@ -99,9 +99,6 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
     levels = _step_levels(result, grid)
     present = requests_in_flight(requests, grid)
     ends = steps["start_ps"] + row_durations_ps(steps)
-    executed = grid.count(ends, steps["steps"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        batch_size = grid.count(ends, steps["steps"] * sequences_per_step(steps)) / executed
     return Series(
         grid,
         arrivals_per_s=grid.count(requests["arrival_ps"]) / grid.width_s,
@@ -110,7 +107,7 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
         prefill_tokens_per_s=grid.count(ends, steps["prefill_tokens"]) / grid.width_s,
         waiting=np.maximum(present - levels["running"], 0.0),
         running=levels["running"],
-        batch_size=batch_size,
+        batch_size=levels["sequences"] / np.where(levels["busy"] > 0, levels["busy"], 1.0),
         kv_blocks=levels["kv_blocks"],
         kv_blocks_filled=levels["kv_blocks_filled"],
     )
@@ -170,6 +167,8 @@ def _step_levels(result: RunResult, grid: Grid) -> dict[str, Floats]:
     grown_tokens, grown_blocks = kv_growth(steps, block_size)
     blocks = steps["kv_blocks"] + grown_blocks / 2
     levels: dict[str, Any] = {
+        "busy": np.ones(len(steps)),
+        "sequences": sequences_per_step(steps),
         "running": steps["running"],
         "kv_blocks": blocks,
         "kv_blocks_filled": np.minimum((steps["kv_tokens"] + grown_tokens / 2) / block_size, blocks),

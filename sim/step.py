@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.cost.shape import Chunk
+from collections.abc import Sequence
+
 from sim.request import Request
 
 NO_LIMIT = 1 << 60
@@ -21,7 +22,7 @@ class StepPlan:
 
     def __init__(
         self,
-        chunks: list[tuple[Request, int]],
+        chunks: Sequence[tuple[Request, int]] = (),
         decodes: bool = True,
         preempted: list[Request] | None = None,
         valid_until_ps: int = NO_LIMIT,
@@ -31,9 +32,9 @@ class StepPlan:
         """Requests that were sent back to the waiting queue to make room."""
         self.max_steps = 1 if chunks or preempted else NO_LIMIT
 
-    def shape_chunks(self) -> list[Chunk]:
-        """The chunks as the timer sees them."""
-        return [Chunk(request.computed_tokens, tokens) for request, tokens in self.chunks]
+
+DECODE = StepPlan()
+"""The commonest plan: all decoding sequences, nothing else, for as long as it lasts."""
 
 
 class Idle:

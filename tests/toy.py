@@ -43,9 +43,10 @@ class ToyTimer:
             slope = self._knot(context // self.cell)[1] * shape.decodes * self.tick_ps if shape.decodes else 0
             steps = 1 if chunks else -(-(self.cell - context % self.cell) // shape.decodes)
             steps = min(steps, max_steps - done)
-            piece = Piece(done, total, first, slope if steps > 1 else 0, steps)
-            pieces.append(piece)
-            total, done, context = piece.end_of(steps), done + steps, context + steps * shape.decodes
+            slope = slope if steps > 1 else 0
+            pieces.append((done, total, first, slope, steps))
+            total += steps * first + slope * (steps * (steps - 1) // 2)
+            done, context = done + steps, context + steps * shape.decodes
             if chunks:
                 break
         return StepTimes(done, total, pieces)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-
-class Chunk(NamedTuple):
-    """A piece of one prompt computed in one step: `new_tokens` after `cached_tokens` that are already in the cache."""
-
-    cached_tokens: int
-    new_tokens: int
+Chunk = tuple[int, int]
+"""A piece of one prompt computed in one step: (tokens already in the cache, new tokens)."""
 
 
 class Span(NamedTuple):
@@ -47,9 +44,9 @@ class RunShape:
         self,
         decodes: int = 0,
         context_tokens: int = 0,
-        chunks: tuple[Chunk, ...] | list[Chunk] = (),
-        local_tokens: tuple[int, ...] | list[int] = (),
-        local_growth: tuple[int, ...] | list[int] = (),
+        chunks: Sequence[Chunk] = (),
+        local_tokens: Sequence[int] = (),
+        local_growth: Sequence[int] = (),
     ) -> None:
         self.decodes = decodes
         """Sequences that take part with one token each."""
@@ -65,7 +62,7 @@ class RunShape:
     @property
     def new_tokens(self) -> int:
         """Rows of every matrix product in the step: one per decode, and the tokens of the chunks."""
-        return self.decodes + sum(chunk.new_tokens for chunk in self.chunks)
+        return self.decodes + sum([new for _, new in self.chunks])
 
     def __repr__(self) -> str:
         return f"RunShape(decodes={self.decodes}, context={self.context_tokens}, chunks={list(self.chunks)})"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.cost.ops import ForwardPass, OpCost
 from sim.cost.roofline import Cost
-from sim.cost.shape import RunShape, Span
+from sim.cost.shape import Chunk, RunShape, Span
 from sim.cost.step_times import Piece, StepTimes, one_step
 from sim.units import PS_PER_S
 
 _CELL_BITS = 5
 """16 cells per octave of context: linear interpolation of a smooth cost is then within 0.02 %."""
 _SMALLEST_CELL_EXPONENT = 8
+_MOST_CHUNKS = 1 << 16
+"""Prices of single chunks that are remembered: with few distinct prompt lengths, nearly all of them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class RooflineStepTimer:
         self._rows_ps: dict[int, int] = {}
         self._head_ps: dict[int, int] = {}
         self._constant_ps: dict[int, int] = {}
+        self._chunk_ps: dict[Chunk, int] = {}
         self._whole = _Knots(forward, -1, tick_ps)
         self._local = [_Knots(forward, i, tick_ps) for i in range(len(forward.spans))]
 
@@ -103,7 +107,7 @@ class RooflineStepTimer:
             steps = (room + count - 1) // count
             if steps > max_steps - done:
                 steps = max_steps - done
-            pieces.append(Piece(done, total, first, growth, steps))
+            pieces.append((done, total, first, growth, steps))
             total += steps * first + growth * (steps * (steps - 1) >> 1)
             done += steps
             if done == max_steps:
@@ -140,9 +144,8 @@ class RooflineStepTimer:
                 slope += per_token * grows
                 if grows and (room + grows - 1) // grows < steps:
                     steps = (room + grows - 1) // grows
-            piece = Piece(done, total, first, slope, steps)
-            pieces.append(piece)
-            total, done = piece.end_of(steps), done + steps
+            pieces.append((done, total, first, slope, steps))
+            total, done = total + steps * first + slope * (steps * (steps - 1) >> 1), done + steps
             if done == max_steps:
                 return StepTimes(done, total, pieces)
             seen = [tokens + steps * grows for tokens, grows in zip(seen, growth, strict=True)]
@@ -151,13 +154,24 @@ class RooflineStepTimer:
         """A step with prompt chunks, and perhaps decodes beside them."""
         count, chunks = shape.decodes, shape.chunks
         tokens, sampled = shape.new_tokens, count + len(chunks)
-        time = self._rows(tokens) + self._head(sampled)
-        time += self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+        time = (self._rows_ps.get(tokens) or self._rows(tokens)) + (self._head_ps.get(sampled) or self._head(sampled))
+        time += self._prefill(chunks)
         if count:
             time += self._whole.at(count, shape.context_tokens)[0]
             for knots, seen in zip(self._local, shape.local_tokens, strict=True):
                 time += knots.at(count, seen)[0]
         return time + self._ps(self._host.seconds(tokens, sampled))
+
+    def _prefill(self, chunks: Sequence[Chunk]) -> int:
+        if len(chunks) > 1:
+            return self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+        time = self._chunk_ps.get(chunks[0])
+        if time is None:
+            if len(self._chunk_ps) >= _MOST_CHUNKS:
+                self._chunk_ps.clear()
+            time = self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+            self._chunk_ps[chunks[0]] = time
+        return time
 
     def _constant(self, count: int) -> int:
         host = self._ps(self._host.seconds(count, count))

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sim.cost.shape import RunShape
 
+Piece = tuple[int, int, int, int, int]
+"""(first step, start, first duration, slope, steps): steps whose durations form an arithmetic series.
 
-class Piece(NamedTuple):
-    """Steps whose durations form an arithmetic series: step i lasts `first_ps + i * slope_ps`, i = 0 .. steps - 1."""
-
-    first_step: int
-    start_ps: int
-    first_ps: int
-    slope_ps: int
-    steps: int
-
-    def end_of(self, steps: int) -> int:
-        """Time, from the start of the run, at which `steps` steps of this piece have ended."""
-        return self.start_ps + steps * self.first_ps + self.slope_ps * (steps * (steps - 1) >> 1)
+Step i of the piece lasts `first duration + i * slope` picoseconds, i = 0 .. steps - 1; `start` counts from the start of
+the run. A plain tuple, because every run makes one.
+"""
 
 
 class StepTimes:
@@ -34,9 +27,10 @@ class StepTimes:
         """When `steps` steps have ended (0 gives 0)."""
         if steps == self.steps:
             return self.total_ps
-        for piece in self.pieces:
-            if steps <= piece[0] + piece[4]:
-                return piece.end_of(steps - piece[0])
+        for first, start, a, b, k in self.pieces:
+            if steps <= first + k:
+                n = steps - first
+                return start + n * a + b * (n * (n - 1) >> 1)
         raise ValueError(f"the run has {self.steps} steps, not {steps}")
 
     def first_boundary(self, elapsed_ps: int) -> tuple[int, int]:
@@ -72,7 +66,7 @@ class StepTimes:
 
 def one_step(duration_ps: int) -> StepTimes:
     """A run of a single step."""
-    return StepTimes(1, duration_ps, [Piece(0, 0, duration_ps, 0, 1)])
+    return StepTimes(1, duration_ps, [(0, 0, duration_ps, 0, 1)])
 
 
 class StepTimer(Protocol):

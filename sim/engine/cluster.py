@@ -97,7 +97,7 @@ class Cluster:
     def _refuse(self, request: Request, reason: Reason) -> None:
         request.state = State.REJECTED
         now: int = self.env.now  # type: ignore[assignment]
-        add_request(self.recorder.requests.append, request, -1, reason, now)
+        add_request(self.recorder.requests, request, -1, reason, now)
         self._ended(request, now)
 
     def _ended(self, request: Request, now: int) -> None:

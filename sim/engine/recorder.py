@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -13,20 +13,22 @@ _BUFFERED_ROWS = 1 << 15
 
 
 class Rows:
-    """One table under construction: rows go into a flat buffer, which is turned into narrow columns now and then.
+    """One table under construction: rows are packed into a buffer, which becomes columns now and then.
 
-    A flat buffer takes a whole row in one call; narrow columns keep a run of millions of requests in memory.
+    `rows.add(rows.pack(...))` adds a row, its integers in the order of the columns. Packing is the fastest way that
+    Python has to store a row, and keeps millions of them small.
     """
 
-    __slots__ = ("_buffer", "_full", "_parts", "_types", "append")
+    __slots__ = ("_buffer", "_dtype", "_full", "_parts", "add", "pack")
 
     def __init__(self, columns: Mapping[str, str]) -> None:
-        self._types = columns
-        self._buffer = array("q")
-        self._full = _BUFFERED_ROWS * len(columns)
-        self._parts: list[list[Column]] = [[] for _ in columns]
-        self.append = self._buffer.extend
-        """Add a row: its integers, in the order of the columns."""
+        layout = struct.Struct("=" + "".join(columns.values()))
+        self._dtype = np.dtype(list(columns.items()))
+        self._buffer = bytearray()
+        self._full = _BUFFERED_ROWS * layout.size
+        self._parts: dict[str, list[Column]] = {name: [] for name in columns}
+        self.pack = layout.pack
+        self.add = self._buffer.extend
 
     def tidy(self) -> None:
         """Move the buffered rows into columns once there are enough of them."""
@@ -34,21 +36,19 @@ class Rows:
             self._flush()
 
     def _flush(self) -> None:
-        rows = np.frombuffer(self._buffer, dtype=np.int64).reshape(-1, len(self._types))
-        for parts, column, code in zip(self._parts, rows.T, self._types.values(), strict=True):
-            parts.append(column.astype(code))
-        del rows, column  # the buffer cannot be emptied while numpy looks at it
-        del self._buffer[:]
+        rows = np.frombuffer(bytes(self._buffer), dtype=self._dtype)
+        for name, parts in self._parts.items():
+            parts.append(np.ascontiguousarray(rows[name]))
+        self._buffer.clear()
 
     def table(self) -> Table:
         """All rows so far."""
-        if self._buffer:
+        if self._buffer or not next(iter(self._parts.values())):
             self._flush()
         columns = {}
-        for (name, code), parts in zip(self._types.items(), self._parts, strict=True):
-            whole = np.concatenate(parts) if parts else np.empty(0, dtype=code)
+        for name, parts in self._parts.items():
+            columns[name] = whole = np.concatenate(parts)
             parts[:] = [whole]
-            columns[name] = whole
         return Table(columns)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import simpy
@@ -12,12 +12,12 @@ from sim.batch import DecodeBatch
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.events import BOUNDARY, PLAN, Alarm
-from sim.engine.recorder import Recorder
+from sim.engine.recorder import Recorder, Rows
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
-from sim.step import NO_LIMIT, Idle, StepPlan
+from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,6 @@ class Replica:
     of the clock; requests still end when their last step really ends.
     """
 
-    __slots__ = (
-        "_add_request", "_add_segment", "_add_step", "_alarm", "_batch", "_boundary_ps", "_delivered", "_ended",
-        "_env", "_finishes", "_free_ps", "_gone", "_kv", "_lead", "_max_run", "_plan", "_planning", "_scheduler",
-        "_shape", "_start", "_steps", "_timer", "_times", "index", "outstanding",
-    )  # fmt: skip
-
     def __init__(
         self,
         env: simpy.Environment,
@@ -63,8 +57,8 @@ class Replica:
         self._env, self.index, self._ended = env, index, ended
         self._scheduler, self._kv, self._batch = parts.scheduler, parts.kv, parts.batch
         self._timer, self._lead, self._max_run = parts.timer, parts.lead, parts.max_run
-        self._add_request, self._add_step = recorder.requests.append, recorder.steps.append
-        self._add_segment = recorder.segments.append
+        self._requests, self._segments = recorder.requests, recorder.segments
+        self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
         self.outstanding = 0
         """Requests submitted and not ended: the counter that routers of large fleets read."""
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
@@ -129,16 +123,18 @@ class Replica:
     def _begin(self, _: object = None) -> None:
         """Plan the next run and sleep until its last boundary (lead = 1: until its last step starts)."""
         self._planning = False
-        now: int = self._env._now  # type: ignore[assignment]
+        env = self._env
+        now: int = env._now  # type: ignore[assignment]
         plan = self._scheduler.plan(now)
         if isinstance(plan, Idle):
             self._wait(plan.until_ps, now)
             return
-        if plan.preempted is not None:
-            self._note_preempted(plan.preempted, now)
-        if not plan.chunks and not plan.decodes:
-            self._wait(NO_LIMIT, now)
-            return
+        if plan is not DECODE:
+            if plan.preempted is not None:
+                self._note_preempted(plan.preempted, now)
+            if not plan.chunks and not plan.decodes:
+                self._wait(NO_LIMIT, now)
+                return
         limit = self._fill_shape(plan)
         self._plan = plan
         self._start = start = now if now > self._free_ps else self._free_ps
@@ -147,31 +143,33 @@ class Replica:
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
         wake = start + times.end_of(steps - self._lead)
-        self._alarm = Alarm(self._env, BOUNDARY + self.index, wake - now, self._end)
+        self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
 
     def _end(self, alarm: Alarm) -> None:
         """The boundary the run was waiting for: commit the run, end requests, plan again."""
         if alarm is not self._alarm:
             return  # superseded by an interruption
-        plan, times, batch, k = self._plan, self._times, self._batch, self._steps
+        plan, times, k = self._plan, self._times, self._steps
         if plan is None or times is None:
             raise InvariantError(f"replica {self.index} woke up without a plan")
-        now: int = self._env._now  # type: ignore[assignment]
-        self._record(plan, times, k)
-        self._delivered = batch.steps
+        env, batch, chunks = self._env, self._batch, plan.chunks
+        now: int = env._now  # type: ignore[assignment]
+        self._record(times, k)
+        self._delivered = delivered = batch.steps
         if plan.decodes:
-            self._delivered += k - self._lead
+            self._delivered = delivered = delivered + k - self._lead
             batch.advance(k)
             self._kv.advance(k)
         self._plan = self._times = None
         self._boundary_ps, self._free_ps = now, self._start + times.end_of(k)
-        if self._lead:  # the chunks are in flight: what they emit is not due yet
+        if chunks and not self._lead:
+            self._apply_chunks(chunks)
+        finishes = self._finishes
+        if self._gone or (finishes and finishes[0][0] <= delivered):
             self._end_requests(now)
-            self._apply_chunks(plan.chunks)
-        else:
-            self._apply_chunks(plan.chunks)
-            self._end_requests(now)
-        queue = self._env._queue
+        if chunks and self._lead:  # they are in flight: what they emit is not due yet
+            self._apply_chunks(chunks)
+        queue = env._queue
         if queue and queue[0][0] == now:
             self._plan_soon()  # something else happens at this very instant
         else:
@@ -180,7 +178,7 @@ class Replica:
     def _fill_shape(self, plan: StepPlan) -> int:
         """Set the shape to the plan's first step; return for how many steps nothing can change."""
         shape, batch, limit = self._shape, self._batch, plan.max_steps
-        shape.chunks = plan.shape_chunks() if plan.chunks else ()
+        shape.chunks = [(request.computed_tokens, tokens) for request, tokens in plan.chunks] if plan.chunks else ()
         if not plan.decodes:
             shape.decodes = shape.context_tokens = 0
             return 1
@@ -197,7 +195,7 @@ class Replica:
             limit = self._kv.growth_limit(limit)
         return limit
 
-    def _apply_chunks(self, chunks: list[tuple[Request, int]]) -> None:
+    def _apply_chunks(self, chunks: Sequence[tuple[Request, int]]) -> None:
         """Prompt pieces are computed; a prompt that is complete emits a token and its request decodes from now on."""
         batch, end = self._batch, self._free_ps
         for request, tokens in chunks:
@@ -252,14 +250,14 @@ class Replica:
                     request.first_token_ps = -1
             else:
                 segment = (request.id, self.index, request.segment_start_ps, request.joined_step, delivered)
-                self._add_segment(segment)
+                self._segments.add(self._segments.pack(*segment))
             self._batch.leave(request, delivered)
         self._kv.release(request)
         self._scheduler.finish(request)
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
         self.outstanding -= 1
-        add_request(self._add_request, request, self.index, reason, now)
+        add_request(self._requests, request, self.index, reason, now)
         self._ended(request, now)
 
     def _note_scheduled(self, request: Request) -> None:
@@ -277,7 +275,9 @@ class Replica:
             request.preempted_at_ps = now
             if request.segment_step < 0:
                 continue  # it was still prefilling
-            self._add_segment((request.id, self.index, request.segment_start_ps, request.segment_step, steps))
+            self._segments.add(
+                self._segments.pack(request.id, self.index, request.segment_start_ps, request.segment_step, steps)
+            )
             request.segment_step = -1
             if self._delivered < steps:
                 request.segment_start_ps = self._free_ps
@@ -331,22 +331,23 @@ class Replica:
             return 1
         return min(self._steps, times.first_boundary(time_ps - self._start)[0] + self._lead)
 
-    def _record(self, plan: StepPlan, times: StepTimes, k: int) -> None:
+    def _record(self, times: StepTimes, k: int) -> None:
         """The rows of a run, before it is committed."""
-        shape, kv, scheduler = self._shape, self._kv, self._scheduler
-        count, chunks = shape.decodes, shape.chunks
-        prefill = pairs = 0
+        shape, kv, scheduler, start = self._shape, self._kv, self._scheduler, self._start
+        count, chunks, pairs, prefill = shape.decodes, shape.chunks, 0, 0
         for cached, new in chunks:
             prefill += new
             pairs += new * cached + (new * (new + 1) >> 1)
-        for first, start, a, b, n in times.pieces:
+        blocks, context, tokens = kv.total_blocks - kv.free_blocks, shape.context_tokens, kv.stored_tokens
+        for first, offset, a, b, n in times.pieces:
             if first >= k:
                 break
-            done = first + 1 if count else 0
-            self._add_step((
-                self.index, self._start + start, n if n <= k - first else k - first, a, b, count,
-                shape.context_tokens + first * count, prefill, len(chunks), pairs,
-                kv.used_after(done), kv.stored_tokens + done * count, scheduler.num_waiting, scheduler.num_running,
+            if first:
+                blocks = kv.used_after(first)
+            self._add_step(self._pack_step(
+                self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
+                prefill, len(chunks), pairs, blocks, tokens + first * count, scheduler.num_waiting,
+                scheduler.num_running,
             ))  # fmt: skip
 
     def stop(self) -> None:
@@ -356,7 +357,7 @@ class Replica:
         if plan is not None and times is not None and plan.decodes and not plan.chunks:
             ended = times.ended_by(now - self._start)
             if ended:
-                self._record(plan, times, ended)
+                self._record(times, ended)
                 self._batch.advance(ended)
                 self._kv.advance(ended)
                 self._delivered = self._batch.steps
@@ -367,11 +368,9 @@ class Replica:
             self._close(request, Reason.INTERRUPTED, now)
 
 
-def add_request(
-    append: Callable[[tuple[int, ...]], None], request: Request, replica: int, reason: Reason, now: int
-) -> None:
+def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now: int) -> None:
     """A row of the request table, at the end of its life."""
-    append((
+    rows.add(rows.pack(
         request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
         now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
         request.preempted_ps,

@@ -43,6 +43,8 @@ class KVAllocator(Protocol):
     """
 
     total_blocks: int
+    free_blocks: int
+    """Blocks nobody holds, as of the last commit."""
     block_tokens: int
     stored_tokens: int
     """Tokens that have been given room and not released, as of the last commit."""

@@ -37,7 +37,7 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
         latencies=rows.latencies(summary, {**rows.LATENCIES, **rows.PHASES}),
         tables=_tables(evidence),
         figures=[_inlined(kind, svg) for kind, svg in drawings],
-        notes=list(result.facts.get("notes") or ()),
+        notes=rows.notes(summary, result),
         setting=setting,
         scenario=_as_yaml(scenario),
         provenance=_as_yaml(_provenance(result.manifest)),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from sim.report.evidence import Evidence
 from sim.report.style import COLOURS, axes_of, new_figure
 
 _GIB = 2**30
 _MOST_OPERATORS = 14
+_BOUNDS = ("compute", "memory", "launch", "link", "host", "other")
 MEMORY_PARTS: Mapping[str, tuple[str, str]] = {
     "weight_bytes": ("weights", "weights"),
     "activation_bytes": ("activation peak", "activations"),
@@ -53,28 +53,42 @@ def memory_map(evidence: Evidence) -> Figure | None:
 
 
 def operator_time(evidence: Evidence) -> Figure | None:
-    """Seconds by operator, coloured by what bounds each."""
-    rows = sorted(evidence.result.facts.get("breakdown") or [], key=lambda row: -row["seconds"])
-    if not rows or rows[0]["seconds"] <= 0:
-        return None
+    """Share of the time by operator, in parts by what bounds it: that may differ from step to step."""
+    rows = evidence.result.facts.get("breakdown") or []
     total = sum(row["seconds"] for row in rows)
-    shown, rest = rows[:_MOST_OPERATORS], rows[_MOST_OPERATORS:]
-    names = [str(row["operator"]) for row in shown]
-    shares = [row["seconds"] / total * 100 for row in shown]
-    colours = [COLOURS.get(row["bound"], COLOURS["free"]) for row in shown]
-    if rest:
-        names.append(f"{len(rest)} others")
-        shares.append(sum(row["seconds"] for row in rest) / total * 100)
-        colours.append(COLOURS["free"])
-    figure = new_figure(0.9 + 0.27 * len(names))
+    if total <= 0:
+        return None
+    shares = _shares_by_operator(rows, total)
+    bounds = [bound for bound in _BOUNDS if any(bound in parts for parts in shares.values())]
+    figure = new_figure(0.9 + 0.27 * len(shares))
     (axes,) = axes_of(figure)
-    bars = axes.barh(names, shares, color=colours, height=0.7)
-    axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=4, fontsize=8.5)
+    left = [0.0] * len(shares)
+    for bound in bounds:
+        widths = [parts.get(bound, 0.0) for parts in shares.values()]
+        bars = axes.barh(
+            list(shares), widths, left=left, color=COLOURS.get(bound, COLOURS["free"]), height=0.7, label=bound
+        )
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.bar_label(bars, [f"{share:.1f} %" for share in left], padding=4, fontsize=8.5)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlim(0, max(shares) * 1.15)
+    axes.set_xlim(0, max(left) * 1.15)
     axes.set_xlabel(f"% of the time of all operators ({total:,.4g} s)")
-    bounds = dict.fromkeys(str(row["bound"]) for row in shown)
-    handles = [Patch(color=COLOURS.get(bound, COLOURS["free"]), label=f"{bound}-bound") for bound in bounds]
-    axes.legend(handles=handles, loc="lower right")
+    axes.legend(loc="lower right", title="bound by")
     return figure
+
+
+def _shares_by_operator(rows: Sequence[Mapping[str, Any]], total: float) -> dict[str, dict[str, float]]:
+    """Operator -> bound -> percent of the time, the largest operator first, small ones together."""
+    seconds: dict[str, float] = {}
+    for row in rows:
+        seconds[str(row["operator"])] = seconds.get(str(row["operator"]), 0.0) + row["seconds"]
+    ordered = sorted(seconds, key=lambda name: (-seconds[name], name))
+    shown = ordered if len(ordered) <= _MOST_OPERATORS else ordered[: _MOST_OPERATORS - 1]
+    shares: dict[str, dict[str, float]] = {name: {} for name in shown}
+    for row in rows:
+        name = str(row["operator"]) if row["operator"] in shown else f"{len(ordered) - len(shown)} others"
+        bound = str(row["bound"]) if row["bound"] in _BOUNDS else "other"
+        parts = shares.setdefault(name, {})
+        parts[bound] = parts.get(bound, 0.0) + row["seconds"] / total * 100
+    return shares

@@ -118,7 +118,7 @@ def throughput(evidence: Evidence) -> Figure | None:
     tokens.set_title("Output tokens")
     _filled(prompts, x, series.prefill_tokens_per_s, "prefill")
     prompts.set_title("Prefill tokens")
-    _outline(requests, x, series.arrivals_per_s, "arrivals", "arrivals")
+    requests.stairs(series.arrivals_per_s, x, fill=True, color=COLOURS["arrivals"], alpha=0.35, label="arrivals")
     _outline(requests, x, series.completions_per_s, "completions", "completions")
     requests.set_title("Requests")
     for axes, label in ((tokens, "tokens/s"), (prompts, "tokens/s"), (requests, "requests/s")):
@@ -191,8 +191,8 @@ def batch_size(evidence: Evidence) -> Figure | None:
         return None
     figure = new_figure(2.8)
     over_time, spread = axes_of(figure, 1, 2)
-    _filled(over_time, series.grid.edges_s, np.nan_to_num(series.batch_size), "batch")
-    over_time.set_title("Over time (mean per step)")
+    _filled(over_time, series.grid.edges_s, series.batch_size, "batch")
+    over_time.set_title("Over time")
     over_time.set_ylabel("sequences per step")
     over_time.set_ylim(bottom=0)
     _time_axis(over_time, evidence, mark=False)

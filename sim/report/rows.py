@@ -136,6 +136,16 @@ def memory(result: RunResult) -> list[Row]:
     return [(label, human_bytes(plan[key])) for key, (label, _) in MEMORY_PARTS.items() if plan.get(key)]
 
 
+def notes(summary: Mapping[str, Any], result: RunResult) -> list[str]:
+    """What the reader must know beyond the numbers."""
+    cut = (
+        [f"The run was interrupted: {summary['unfinished']:,} requests are unfinished."]
+        if summary["interrupted"]
+        else []
+    )
+    return [*cut, *(str(note) for note in result.facts.get("notes") or ())]
+
+
 def attainment(summary: Mapping[str, Any]) -> str:
     """Goodput's share in words; empty when nothing came to an end."""
     reached = summary["slo_attainment"]
@@ -183,7 +193,8 @@ def _engine(engine: Mapping[str, Any]) -> str:
 
 def _quantization(scheme: Any) -> str:
     if isinstance(scheme, Mapping):
-        return "/".join(_text(value) for value in scheme.values() if value)
+        formats = [_text(value) for value in scheme.values() if value]
+        return "/".join(formats if len(set(formats)) > 1 else formats[:1])
     return _text(scheme)
 
 
@@ -197,17 +208,30 @@ def _replicas(scenario: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 
 def _workload(scenario: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    workload = scenario.get("workload")
-    if not isinstance(workload, Mapping):
-        return _text(workload)
-    arrival = workload.get("arrival") or {}
-    kind = str(arrival.get("kind", "")).replace("_", " ")
-    details = [
-        f"{key} {value}" for key, value in arrival.items() if key != "kind" and isinstance(value, (int, float, str))
+    """Name or file, number of requests, arrivals, mean lengths: as far as they are known."""
+    said = scenario.get("workload")
+    workload = facts.get("workload") or (said if isinstance(said, Mapping) else {})
+    count = workload.get("num_requests") or workload.get("rows")
+    arrival = workload.get("arrival")
+    parts = [
+        said if isinstance(said, str) else "",
+        _text(workload.get("name")),
+        _text(workload.get("file") or workload.get("trace")),
+        f"{count:,} requests" if isinstance(count, int) else "",
+        _arrivals(arrival) if isinstance(arrival, Mapping) else "",
+        f"{workload['mean_rate']:.3g} requests/s" if workload.get("mean_rate") and not arrival else "",
     ]
-    arrivals = " ".join([f"{kind} arrivals", *details]) if kind else ""
-    size = f"{workload['num_requests']:,} requests" if isinstance(workload.get("num_requests"), int) else ""
-    return ", ".join(x for x in (_text(workload.get("name")), _text(workload.get("trace")), size, arrivals) if x)
+    if workload.get("mean_input_tokens") and workload.get("mean_output_tokens"):
+        means = (workload["mean_input_tokens"], workload["mean_output_tokens"])
+        parts.append("mean {:,.0f} input and {:,.0f} output tokens".format(*means))
+    return ", ".join(part for part in parts if part)
+
+
+def _arrivals(arrival: Mapping[str, Any]) -> str:
+    kind = str(arrival.get("kind") or "").replace("_", " ")
+    shown = [f"{key} {value:g}" for key, value in arrival.items() if isinstance(value, (int, float))]
+    details = f" ({', '.join(shown)})" if shown else ""
+    return f"{kind} arrivals{details}".strip()
 
 
 def _reasons(summary: Mapping[str, Any]) -> str:

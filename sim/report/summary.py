@@ -30,7 +30,7 @@ def render_summary(summary: Mapping[str, Any], result: RunResult, console: Conso
     console.print(_latencies(summary))
     if summary["slo"]:
         console.print(_objectives(summary))
-    for note in result.facts.get("notes") or ():
+    for note in rows.notes(summary, result):
         console.print(Text(f"Note: {note}"))
 
 

@@ -6,7 +6,7 @@ from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
 from sim.request import Request, State
 from sim.schedulers.continuous import ContinuousScheduler
-from sim.step import IDLE, Idle, StepPlan
+from sim.step import DECODE, IDLE, Idle, StepPlan
 
 
 class ChunkedScheduler(ContinuousScheduler):
@@ -31,31 +31,38 @@ class ChunkedScheduler(ContinuousScheduler):
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
         """One step under the token budget."""
-        kv, batch = self._kv, self._batch
-        preempted = self._make_room()
-        if preempted is not None and kv.shortage():
-            return StepPlan([], decodes=False, preempted=preempted)
+        preempted = None
+        if self._kv.shortage():
+            preempted = self._make_room()
+            if self._kv.shortage():
+                return StepPlan((), False, preempted)
+        if not self._prefilling and not self._waiting.size:
+            return DECODE if self._running else IDLE
+        return self._with_chunks(preempted)
+
+    def _with_chunks(self, preempted: list[Request] | None) -> StepPlan | Idle:
+        """Prompts under way, then new ones unless somebody had to be preempted, beside the decodes."""
         chunks: list[tuple[Request, int]] = []
+        budget = self._max_num_batched_tokens - self._batch.count
         if self._prefilling:
-            preempted = self._continue_prefills(chunks, preempted)
-        if self._waiting and not preempted:
-            self._admit(chunks, self._max_num_batched_tokens - batch.count - sum([n for _, n in chunks]))
-        if not self._running and not preempted:
-            return IDLE
-        return StepPlan(chunks, batch.count > 0, preempted)
+            budget, preempted = self._continue_prefills(chunks, budget, preempted)
+        if self._waiting.size and not preempted:
+            self._admit(chunks, budget)
+        if chunks or preempted:
+            return StepPlan(chunks, self._batch.count > 0, preempted)
+        return DECODE if self._running else IDLE
 
     def _first_chunk(self, request: Request) -> int:
         budget = self._max_num_batched_tokens - self._batch.count
         return min(request.target_tokens, budget, self._cap)
 
     def _continue_prefills(
-        self, chunks: list[tuple[Request, int]], preempted: list[Request] | None
-    ) -> list[Request] | None:
+        self, chunks: list[tuple[Request, int]], budget: int, preempted: list[Request] | None
+    ) -> tuple[int, list[Request] | None]:
         """Chunks for prompts under way; preempts newest-first when one does not fit, the prompt itself at the last."""
         self._prefilling = [
             r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is State.RUNNING
         ]
-        budget = self._max_num_batched_tokens - self._batch.count
         for request in self._prefilling:
             tokens = min(budget, request.target_tokens - request.computed_tokens, self._cap)
             while tokens and request.state is State.RUNNING:
@@ -70,7 +77,7 @@ class ChunkedScheduler(ContinuousScheduler):
                 self._preempt(victim)
                 budget += decodes - self._batch.count
                 preempted = [*(preempted or []), victim]
-        return preempted
+        return budget, preempted
 
     def _newest_without_chunk(self, chunks: list[tuple[Request, int]]) -> Request | None:
         planned = {request.id for request, _ in chunks}
@@ -81,7 +88,7 @@ class ChunkedScheduler(ContinuousScheduler):
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
-        while waiting and budget > 0 and len(running) < self._max_num_seqs:
+        while waiting.size and budget > 0 and len(running) < self._max_num_seqs:
             request = waiting.head()
             tokens = min(budget, request.target_tokens, self._cap)
             if kv.reserve(request, tokens) is None:

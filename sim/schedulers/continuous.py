@@ -6,7 +6,7 @@ from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
 from sim.request import Request, State
 from sim.schedulers.queue_order import FcfsQueue
-from sim.step import IDLE, Idle, StepPlan
+from sim.step import DECODE, IDLE, Idle, StepPlan
 
 
 class ContinuousScheduler:
@@ -21,7 +21,7 @@ class ContinuousScheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that are not admitted, preempted ones included."""
-        return len(self._waiting)
+        return self._waiting.size
 
     @property
     def num_running(self) -> int:
@@ -43,21 +43,20 @@ class ContinuousScheduler:
         """
         waiting = self._waiting
         waiting.push(request)
-        if len(waiting) > 1 or len(self._running) >= self._max_num_seqs:
+        if waiting.size > 1 or len(self._running) >= self._max_num_seqs:
             return False
         return self._kv.can_reserve(self._first_chunk(request))
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
         """Admit whole prompts if any fits; otherwise the running requests decode."""
-        if self._waiting:
+        if self._waiting.size:
             chunks: list[tuple[Request, int]] = []
             self._admit(chunks, self._max_num_batched_tokens)
             if chunks:
                 return StepPlan(chunks, decodes=False)
         if not self._running:
             return IDLE
-        preempted = self._make_room()
-        return StepPlan([], decodes=self._batch.count > 0 and not self._kv.shortage(), preempted=preempted)
+        return self._under_pressure() if self._kv.shortage() else DECODE
 
     def finish(self, request: Request) -> None:
         """The request's seat is free."""
@@ -73,7 +72,7 @@ class ContinuousScheduler:
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
         kv, waiting, running = self._kv, self._waiting, self._running
-        while waiting and len(running) < self._max_num_seqs:
+        while waiting.size and len(running) < self._max_num_seqs:
             request = waiting.head()
             tokens = request.target_tokens
             if tokens > budget or kv.reserve(request, tokens) is None:
@@ -84,10 +83,13 @@ class ContinuousScheduler:
             chunks.append((request, tokens))
             budget -= tokens
 
-    def _make_room(self) -> list[Request] | None:
-        """Preempt newest-first until the next token of every decode has a block. None: there was room."""
-        if not self._kv.shortage():
-            return None
+    def _under_pressure(self) -> StepPlan:
+        """A step of the decodes after preempting; empty when nobody may be preempted and blocks are still short."""
+        preempted = self._make_room()
+        return StepPlan((), self._batch.count > 0 and not self._kv.shortage(), preempted)
+
+    def _make_room(self) -> list[Request]:
+        """Preempt newest-first until the next token of every decode has a block."""
         preempted: list[Request] = []
         while self._kv.shortage():
             victim = self._newest()
