@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -20,11 +21,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML file says (`data`) and on which line each key stands."""
+    """What a YAML file says (`data`) and on which line each key stands.
+
+    `origins` says where keys were written that do not stand in the file: `--set`, or the name of a server's log.
+    """
 
     path: Path | None
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    origins: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def line(self, key: KeyPath) -> int | None:
         """The line of a key, or of its nearest parent that is written in the file."""
@@ -34,9 +39,34 @@ class Document:
             key = key[:-1]
         return None
 
+    def place(self, key: KeyPath) -> dict[str, Any]:
+        """`file`, `line` and `key` of a ConfigError about this key."""
+        dotted = ".".join(map(str, key)) or None
+        origin = next((self.origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.origins), None)
+        if origin is not None:
+            return {"file": None, "line": None, "key": f"{origin} {dotted}"}
+        return {"file": self.path, "line": self.line(key), "key": dotted}
+
     def error(self, key: KeyPath, problem: str, **details: Any) -> ConfigError:
         """A ConfigError that points at this file, line and key."""
-        return ConfigError(problem, file=self.path, line=self.line(key), key=".".join(map(str, key)) or None, **details)
+        return ConfigError(problem, **self.place(key), **details)
+
+    @contextmanager
+    def blamed(self, *key: str | int) -> Iterator[None]:
+        """What goes wrong inside, and is not said of another file, is said of `key` in this one.
+
+        An error that already names a key which is written here keeps it.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            if error.file is not None or (error.key or "").startswith("--"):
+                raise
+            named = tuple((error.key or "").split("."))
+            raise error.placed(**self.place(named if self._has(named) else key)) from error
+
+    def _has(self, key: KeyPath) -> bool:
+        return any(key[: len(known)] == known for known in (*self.lines, *self.origins) if len(known) == len(key))
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,6 +78,11 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+
+
+# What pydantic calls a "valid dictionary or instance of EngineSpec" is a mapping to people.
+_WANTED = {"model_type": "a mapping", "model_attributes_type": "a mapping", "dict_type": "a mapping",
+           "string_type": "text"}  # fmt: skip
 
 
 def load_yaml(path: str | Path) -> Document:
@@ -63,8 +98,8 @@ def load_yaml(path: str | Path) -> Document:
 def parse_yaml(text: str, path: Path | None = None) -> Document:
     """The same from a string."""
     lines: dict[KeyPath, int] = {}
-    loader = _Loader(text)
-    try:
+    with _yaml_errors(path):
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise ConfigError("is empty; expected a mapping of keys", file=path)
@@ -72,15 +107,29 @@ def parse_yaml(text: str, path: Path | None = None) -> Document:
             raise ConfigError("must be a mapping of keys to values", file=path, line=node.start_mark.line + 1)
         _collect_lines(node, (), lines, path)
         data = loader.construct_document(node)
+    return Document(path, data, lines)
+
+
+def parse_value(text: str) -> Any:
+    """One value as it may stand after a colon: `0.5`, `[1, 2]`, `{kind: poisson, rate: 8}`. Raises ConfigError."""
+    with _yaml_errors(None):
+        return yaml.load(text, _Loader)
+
+
+@contextmanager
+def _yaml_errors(path: Path | None) -> Iterator[None]:
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
+        line = mark.line + 1 if mark and path else None
         raise ConfigError(f"is not valid YAML: {error.problem or error.context}", file=path, line=line) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {error}", file=path) from error
-    finally:
-        loader.dispose()
-    return Document(path, data, lines)
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(f"is not valid YAML: {error.reason} (U+{ord(error.character):04X})", file=path) from error
+    except RecursionError:
+        raise ConfigError("is nested too deeply, or refers to itself", file=path) from None
+    except ValueError as error:  # a date such as 2024-13-45, an integer of thousands of digits
+        raise ConfigError(f"is not valid YAML: {str(error).split(';')[0]}", file=path) from error
 
 
 def _collect_lines(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path | None) -> None:
@@ -129,8 +178,13 @@ def _explain(
     if kind in ("literal_error", "enum"):
         expected = str(first.get("ctx", {}).get("expected", ""))
         return document.error(key, "is not a valid choice", value=shown, choices=_split_choices(expected))
-    message = str(first["msg"]).removeprefix("Value error, ")
+    if kind == "invalid_key":
+        return document.error(key[:-1], "keys must be text", value=location[-2] if len(location) > 1 else shown)
     details = {} if isinstance(shown, (dict, list)) else {"value": shown}
+    wanted = [_WANTED[p["type"]] for p in problems if p["type"] in _WANTED and p.get("input") is shown]
+    if kind in _WANTED:
+        return document.error(key, f"expected {' or '.join(dict.fromkeys(wanted))}", **details)
+    message = str(first["msg"]).removeprefix("Value error, ")
     return document.error(key, message[:1].lower() + message[1:], **details)
 
 

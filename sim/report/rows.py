@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.report.machine_plots import MEMORY_PARTS
 from sim.results import RunResult
 from sim.units import human_bytes
 
@@ -24,6 +23,15 @@ PHASES: Mapping[str, str] = {
     "decode_time": "Decode (first to last token)",
     "preempted_time": "Preempted",
 }
+MEMORY_PARTS: Mapping[str, str] = {
+    "weight_bytes": "weights",
+    "activation_bytes": "activation peak",
+    "cuda_graph_bytes": "CUDA graphs",
+    "framework_bytes": "framework",
+    "kv_bytes": "KV cache",
+    "unused_bytes": "left alone",
+}
+"""Key of `facts.memory` -> what people call it, in order of address."""
 STATISTICS: Mapping[str, str] = {"mean": "Mean", "median": "Median", "p90": "P90", "p95": "P95", "p99": "P99"}
 WHOLE_RUN = "whole run, not a steady state"
 TRUST: Mapping[str, str] = {
@@ -133,7 +141,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
 def memory(result: RunResult) -> list[Row]:
     """One GPU's memory."""
     plan: Mapping[str, Any] = result.facts.get("memory") or {}
-    return [(label, human_bytes(plan[key])) for key, (label, _) in MEMORY_PARTS.items() if plan.get(key)]
+    return [(label, human_bytes(plan[key])) for key, label in MEMORY_PARTS.items() if plan.get(key)]
 
 
 def notes(summary: Mapping[str, Any], result: RunResult) -> list[str]:

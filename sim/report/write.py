@@ -17,7 +17,7 @@ def write_report(result: RunResult, directory: str | Path, *, timeline: bool = F
     """Write `summary.json`, `figures/*.png` and `*.svg`, `report.html` and, on request, `timeline.json.gz`.
 
     Returns the path of the page. Each file replaces its predecessor at once, so that a reader (or an interruption)
-    never meets half a file; figures of an earlier run that this one has no data for are removed.
+    never meets half a file; figures and timeline of an earlier run that this one does not replace are removed.
     """
     directory = Path(directory)
     figures = directory / "figures"
@@ -33,6 +33,7 @@ def write_report(result: RunResult, directory: str | Path, *, timeline: bool = F
     for name in {kind.name for kind in KINDS} - {kind.name for kind, _ in drawings}:
         for suffix in ("svg", "png"):
             (figures / f"{name}.{suffix}").unlink(missing_ok=True)
+    (directory / "timeline.json.gz").unlink(missing_ok=True)
     if timeline:
         _replace(directory / "timeline.json.gz", timeline_bytes(result))
     page = directory / "report.html"

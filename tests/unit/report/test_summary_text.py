@@ -85,7 +85,7 @@ def test_summary_json_is_canonical(toy_run: Runs) -> None:
     ("scenario", "expected"),
     [
         ({"workload": "chat"}, "chat"),
-        ({"workload": {"arrival": {"kind": "closed_loop", "concurrency": 8}}}, "closed loop arrivals concurrency 8"),
+        ({"workload": {"arrival": {"kind": "closed_loop", "concurrency": 8}}}, "closed loop arrivals (concurrency 8)"),
         ({"workload": {"trace": "azure.csv"}}, "azure.csv"),
         ({}, None),
     ],
