@@ -23,7 +23,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         call(["run", "quickstart", "--out", f"{scratch}/run", "--format", "json"])
         subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+             "--disable-background-networking",
              "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={scratch}/profile",
              "--window-size=1000,1500", f"--screenshot={HERE / 'quickstart' / 'report.png'}",
              f"file://{scratch}/run/report.html"],
