@@ -170,12 +170,12 @@ class RooflineStepTimer:
 
     def _prefill(self, chunks: Sequence[Chunk]) -> int:
         if len(chunks) > 1:
-            return self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+            return self._ps(self._forward.prefill_seconds(chunks))
         time = self._chunk_ps.get(chunks[0])
         if time is None:
             if len(self._chunk_ps) >= _MOST_CHUNKS:
                 self._chunk_ps.clear()
-            time = self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+            time = self._ps(self._forward.prefill_seconds(chunks))
             self._chunk_ps[chunks[0]] = time
         return time
 

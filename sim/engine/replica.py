@@ -142,10 +142,7 @@ class Replica:
         self._steps = steps = times.steps
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
-        if not self._lead and steps == times.steps:
-            wake = start + times.total_ps
-        else:
-            wake = start + times.end_of(steps - self._lead)
+        wake = start if steps == self._lead else start + times.end_of(steps - self._lead)
         self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
 
     def _end(self, alarm: Alarm) -> None:
