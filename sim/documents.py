@@ -23,13 +23,13 @@ Model = TypeVar("Model", bound=BaseModel)
 class Document:
     """What a YAML file says (`data`) and on which line each key stands.
 
-    `origins` says where keys were written that do not stand in the file: `--set`, or the name of a server's log.
+    `origins` says where keys were written that do not stand in the file: `--set`, or a server's log.
     """
 
     path: Path | None
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
-    origins: Mapping[KeyPath, str] = field(default_factory=dict)
+    origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def line(self, key: KeyPath) -> int | None:
         """The line of a key, or of its nearest parent that is written in the file."""
@@ -41,10 +41,13 @@ class Document:
 
     def place(self, key: KeyPath) -> dict[str, Any]:
         """`file`, `line` and `key` of a ConfigError about this key."""
-        dotted = ".".join(map(str, key)) or None
-        origin = next((self.origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.origins), None)
-        if origin is not None:
-            return {"file": None, "line": None, "key": f"{origin} {dotted}"}
+        parts = tuple(map(str, key))
+        dotted = ".".join(parts) or None
+        for written, origin in self.origins.items():
+            # A key that only exists because one below it was set was written there, too.
+            inherited = parts and key not in self.lines and written[: len(parts)] == parts
+            if parts[: len(written)] == written or inherited:
+                return {"file": origin, "line": None, "key": dotted}
         return {"file": self.path, "line": self.line(key), "key": dotted}
 
     def error(self, key: KeyPath, problem: str, **details: Any) -> ConfigError:
@@ -52,25 +55,28 @@ class Document:
         return ConfigError(problem, **self.place(key), **details)
 
     @contextmanager
-    def blamed(self, *key: str | int) -> Iterator[None]:
-        """What goes wrong inside, and is not said of another file, is said of `key` in this one.
+    def blamed(self, key: KeyPath, under: KeyPath = ()) -> Iterator[None]:
+        """What goes wrong inside and names no file is said of this one, at `key`.
 
-        An error that already names a key which is written here keeps it.
+        An error that names a key of its own keeps it when that key is written here below `under`.
         """
         try:
             yield
         except ConfigError as error:
-            if error.file is not None or (error.key or "").startswith("--"):
+            if error.file is not None:
                 raise
-            named = tuple((error.key or "").split("."))
-            raise error.placed(**self.place(named if self._has(named) else key)) from error
-
-    def _has(self, key: KeyPath) -> bool:
-        return any(key[: len(known)] == known for known in (*self.lines, *self.origins) if len(known) == len(key))
+            own = (*under, *(error.key or "").split("."))
+            raise error.placed(**self.place(own if own in self.lines or own in self.origins else key)) from error
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 with one repair: 1e-3 and 5e12 are numbers, as everyone expects."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Text that no file could hold (half a surrogate pair) is refused here, with a ValueError."""
+        text = super().construct_scalar(node)
+        text.encode()
+        return text
 
 
 _Loader.add_implicit_resolver(
@@ -125,7 +131,7 @@ def _yaml_errors(path: Path | None) -> Iterator[None]:
         line = mark.line + 1 if mark and path else None
         raise ConfigError(f"is not valid YAML: {error.problem or error.context}", file=path, line=line) from error
     except yaml.reader.ReaderError as error:
-        raise ConfigError(f"is not valid YAML: {error.reason} (U+{ord(error.character):04X})", file=path) from error
+        raise ConfigError(f"is not valid YAML: {error.reason}", file=path) from error
     except RecursionError:
         raise ConfigError("is nested too deeply, or refers to itself", file=path) from None
     except ValueError as error:  # a date such as 2024-13-45, an integer of thousands of digits
@@ -179,11 +185,13 @@ def _explain(
         expected = str(first.get("ctx", {}).get("expected", ""))
         return document.error(key, "is not a valid choice", value=shown, choices=_split_choices(expected))
     if kind == "invalid_key":
-        return document.error(key[:-1], "keys must be text", value=location[-2] if len(location) > 1 else shown)
-    details = {} if isinstance(shown, (dict, list)) else {"value": shown}
+        return document.error((*at, *map(str, location)), "a key must be text; put it in quotes")
+    details = {} if isinstance(shown, (dict, list)) or first["loc"][-1:] == ("[key]",) else {"value": shown}
     wanted = [_WANTED[p["type"]] for p in problems if p["type"] in _WANTED and p.get("input") is shown]
     if kind in _WANTED:
-        return document.error(key, f"expected {' or '.join(dict.fromkeys(wanted))}", **details)
+        expected = " or ".join(dict.fromkeys(wanted))
+        return document.error(key, f"is empty; expected {expected}" if shown is None else f"expected {expected}",
+                              **({} if shown is None else details))  # fmt: skip
     message = str(first["msg"]).removeprefix("Value error, ")
     return document.error(key, message[:1].lower() + message[1:], **details)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from sim.audit import audit
 from sim.breakdown import breakdown
-from sim.build import Setup, build, resolved
+from sim.build import Setup, build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
+from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
 from sim.step import NO_LIMIT
@@ -47,7 +48,8 @@ def run_setup(
         client_timeout_ps=None if timeout is None else to_ps(timeout),
         on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
     )
-    cluster.run()
+    with setup.written.blamed():
+        cluster.run()
     recorder = cluster.recorder
     tables = recorder.requests.table(), recorder.steps.table(), recorder.segments.table()
     result = RunResult(*tables, manifest=manifest(setup, cluster.interrupted))

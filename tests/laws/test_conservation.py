@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from scenarios import Run, Scenario, examples, make_cluster, play, random_scenario, rows_of, scenarios
 
+from scenarios import Run, Scenario, examples, make_cluster, play, random_scenario, rows_of, scenarios
 from sim.audit import audit
 from sim.engine.replica import Replica, ReplicaParts
 from sim.request import Reason, Request, State

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
+
 from scenarios import (
     THOROUGH,
     Run,
@@ -17,7 +18,6 @@ from scenarios import (
     scenarios,
     with_spans,
 )
-
 from sim.request import State
 
 SEEDS_PER_TEST = 400 if THOROUGH else 35
