@@ -152,9 +152,7 @@ class RunResult:
         directory.mkdir(parents=True, exist_ok=True)
         for name, table in (("requests", self.requests), ("steps", self.steps), ("segments", self.segments)):
             _save_table(table, directory / f"{name}.parquet")
-        partial = directory / ".manifest.json.partial"
-        partial.write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
-        partial.replace(directory / "manifest.json")
+        replace_text(directory / "manifest.json", json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> RunResult:
@@ -184,6 +182,13 @@ def parquet_schema(columns: Mapping[str, str]) -> pa.Schema:
 def partial_path(path: Path) -> Path:
     """Where a file is written before it gets its name."""
     return path.with_name(f".{path.name}.partial")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or an interruption, never meets half of it."""
+    partial = partial_path(path)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _save_table(table: Table, path: Path) -> None:

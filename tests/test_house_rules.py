@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: imports point down, and who may touch the clock, the GPU and the terminal."""
+"""House rules that a machine can check: imports point down, and who may touch the clock, the GPU, the terminal."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_no_star_imports() -> None:
 
 
 def test_imports_stand_at_the_top() -> None:
-    """Deferred imports are for optional extras and declared slow libraries; importing by name is for the lazy tables."""
+    """Deferred imports are for extras and declared slow libraries; importing by name is for the lazy tables."""
     deferred = []
     for file in FILES:
         for function in functions(file):

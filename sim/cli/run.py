@@ -20,7 +20,7 @@ from sim.imports.vllm_log import read_log
 from sim.metrics import summarise
 from sim.report.summary import render_summary, summary_json
 from sim.resolved import RESOLVED_FILE, resolved_yaml
-from sim.results import RunResult
+from sim.results import RunResult, replace_text
 from sim.run import simulate
 from sim.scenario import LoadedScenario, load_scenario, parse_setting
 
@@ -39,10 +39,10 @@ _INTERRUPTED = 130
 @click.option("--from-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Take KV blocks and resolved flags from a vLLM start-up log.")  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Also write timeline.json.gz for ui.perfetto.dev.")
-@click.pass_context
+@click.option("--no-report", is_flag=True, help="Tables and summary.json only: no figures, no page.")
 def run(
-    context: click.Context, scenario: str, settings: tuple[str, ...], out: Path | None, seed: int | None, form: str,
-    step_by_step: bool, from_log: Path | None, timeline: bool,
+    scenario: str, settings: tuple[str, ...], out: Path | None, seed: int | None, form: str, step_by_step: bool,
+    from_log: Path | None, timeline: bool, no_report: bool,
 ) -> int:  # fmt: skip
     """Simulate SCENARIO, a shipped name or a YAML file, and report latency, throughput and memory.
 
@@ -56,15 +56,14 @@ def run(
     logged, notes = _from_log(from_log, settings_here)
     loaded = load_scenario(scenario, logged | settings_here, dict.fromkeys(logged, str(from_log)))
     directory = _directory(out, loaded.scenario.name)
-    result = _simulate(loaded, step_by_step, notes)
-    page = _write(result, directory, timeline)
-    summary = summarise(result)
+    result = _simulate(loaded, directory, step_by_step, notes)
+    summary, written = _write(result, directory, timeline, no_report)
     if form == "json":
         click.echo(summary_json(summary), nl=False)
     else:
         console = Console()
         render_summary(summary, result, console)
-        console.print(f"Report: {page}", soft_wrap=True, highlight=False)
+        console.print(f"{'Summary' if no_report else 'Report'}: {written}", soft_wrap=True, highlight=False)
     if result.manifest["interrupted"]:
         click.echo(f"Interrupted: what had happened by then is in {directory}.", err=True)
         return _INTERRUPTED
@@ -99,24 +98,29 @@ def _directory(out: Path | None, name: str) -> Path:
     return directory
 
 
-def _simulate(loaded: LoadedScenario, step_by_step: bool, notes: list[str]) -> RunResult:
+def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes: list[str]) -> RunResult:
     started = time.perf_counter()
     with _progress(loaded.scenario.name) as on_progress:
-        result = simulate(loaded, step_by_step=step_by_step, on_progress=on_progress)
+        result = simulate(loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory)
     facts = {**result.facts, "notes": [*result.facts["notes"], *notes]}
     moment = {"date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "wall_time_s": time.perf_counter() - started}
     return RunResult(result.requests, result.steps, result.segments, {**result.manifest, "facts": facts, **moment})
 
 
-def _write(result: RunResult, directory: Path, timeline: bool) -> Path:
-    from sim.report.write import write_report  # matplotlib: not before there is something to draw
-
+def _write(result: RunResult, directory: Path, timeline: bool, no_report: bool) -> tuple[Mapping[str, Any], Path]:
+    """The run's files; returns the summary, and the path of the page (or of `summary.json`)."""
     try:
         result.save(directory)
-        partial = directory / f".{RESOLVED_FILE}.partial"
-        partial.write_text(resolved_yaml(result.manifest["scenario"], RESOLVED_FILE), "utf-8")
-        partial.replace(directory / RESOLVED_FILE)
-        return write_report(result, directory, timeline=timeline)
+        replace_text(directory / RESOLVED_FILE, resolved_yaml(result.manifest["scenario"], RESOLVED_FILE))
+        if no_report:
+            summary = summarise(result)
+            replace_text(directory / "summary.json", summary_json(summary))
+            return summary, directory / "summary.json"
+        from sim.report.evidence import Evidence  # matplotlib: not before there is something to draw
+        from sim.report.write import write_report
+
+        evidence = Evidence.of(result)
+        return evidence.summary, write_report(evidence, directory, timeline=timeline)
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
 

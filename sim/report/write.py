@@ -13,7 +13,7 @@ from sim.report.timeline import timeline_bytes
 from sim.results import RunResult
 
 
-def write_report(result: RunResult, directory: str | Path, *, timeline: bool = False) -> Path:
+def write_report(result: RunResult | Evidence, directory: str | Path, *, timeline: bool = False) -> Path:
     """Write `summary.json`, `figures/*.png` and `*.svg`, `report.html` and, on request, `timeline.json.gz`.
 
     Returns the path of the page. Each file replaces its predecessor at once, so that a reader (or an interruption)
@@ -22,7 +22,7 @@ def write_report(result: RunResult, directory: str | Path, *, timeline: bool = F
     directory = Path(directory)
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    evidence = Evidence.of(result)
+    evidence = result if isinstance(result, Evidence) else Evidence.of(result)
     _replace(directory / "summary.json", summary_json(evidence.summary).encode())
     drawings = []
     for kind, figure in drawn(evidence):
@@ -35,7 +35,7 @@ def write_report(result: RunResult, directory: str | Path, *, timeline: bool = F
             (figures / f"{name}.{suffix}").unlink(missing_ok=True)
     (directory / "timeline.json.gz").unlink(missing_ok=True)
     if timeline:
-        _replace(directory / "timeline.json.gz", timeline_bytes(result))
+        _replace(directory / "timeline.json.gz", timeline_bytes(evidence.result))
     page = directory / "report.html"
     _replace(page, render_page(evidence, drawings).encode())
     return page

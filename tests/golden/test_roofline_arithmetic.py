@@ -98,7 +98,7 @@ def test_prefill_attention_has_four_flops_per_pair_and_hidden_unit() -> None:
 
 
 def test_decode_attention_reads_the_cache_once() -> None:
-    """Llama-2-7B keeps 512 KiB per token; 16 sequences of 1000 tokens read 8.4 GB and compute 4 x 4096 FLOP per token."""
+    """512 KiB per token: 16 sequences of 1000 tokens read 8.4 GB, and compute 4 x 4096 FLOP per token and layer."""
     model = forward("meta-llama/Llama-2-7b-hf")
     ops = model.decode(16, 16_000)
     cache = (16_000 + 16) * 524_288
@@ -145,7 +145,7 @@ def test_tensor_parallelism_divides_the_work(tp: int, share: float) -> None:
 
 
 def test_all_reduces_of_a_step() -> None:
-    """Two per layer and one after the embedding, each of tokens x 8192 x 2 bytes; over 4 GPUs 1.5 times that travels."""
+    """Two per layer and one for the embedding, each of tokens x 8192 x 2 bytes; over 4 GPUs 1.5 times that travels."""
     model = forward("meta-llama/Llama-2-70b-hf", "a100-sxm-80gb", tp=4)
     (op,) = [op for op in model.rows(100) if op.name == "all-reduce"]
     assert op.calls == 2 * 80 + 1

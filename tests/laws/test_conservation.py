@@ -122,7 +122,7 @@ def test_no_token_is_computed_twice_without_preemption(scheduler: str) -> None:
 
 @pytest.mark.parametrize("scheduler", ["chunked", "continuous"])
 def test_asynchronous_scheduling_wastes_at_most_one_decode_per_request(scheduler: str) -> None:
-    """A plan made before a request's end is known computes one token too many for it, never more, and it does happen."""
+    """A plan made before a request's end is known computes one token too many for it, and never more."""
     wasted = 0
     for seed in range(40):
         run = _calm(seed, scheduler, lead=1)

@@ -72,7 +72,7 @@ def test_more_bandwidth_or_compute_never_slows_a_step(
 def test_more_work_never_shortens_a_step(
     model: str, contexts: list[int], chunks: list[tuple[int, int]], more: int
 ) -> None:
-    """A longer context, a longer chunk, a longer cached prefix, one more sequence or chunk: each costs something or nothing.
+    """A longer context, chunk or cached prefix, one more sequence or chunk: none of them saves time.
 
     Chunked attention is left out: its cost does fall when a context enters a new chunk.
     """

@@ -133,7 +133,7 @@ def test_closed_loop_throughput(clients: int) -> None:
 
 
 def test_littles_law_for_the_batch() -> None:
-    """Decodes per step, weighted by time, equal the rate of decoding times its length: L = lambda W on the step table."""
+    """Time-weighted decodes per step are the times from first token to end: L = lambda W between two tables."""
     rng = np.random.default_rng(5)
     arrivals = np.cumsum(rng.exponential(400, 2000)).astype(int).tolist()
     rows = tuple((i, t, 20, 2 + i % 30, 40) for i, t in enumerate(arrivals))

@@ -10,7 +10,8 @@ from sim.errors import ConfigError, GateFailed, InvariantError, SimError
 def test_the_message_names_everything_in_order() -> None:
     """File and line, key, value, problem, choices."""
     error = ConfigError(
-        "unknown policy", file="a.yaml", line=7, key="engine.scheduler", value="chuncked", choices=["continuous", "chunked"]
+        "unknown policy", file="a.yaml", line=7, key="engine.scheduler", value="chuncked",
+        choices=["continuous", "chunked"],
     )  # fmt: skip
     assert str(error) == (
         "a.yaml:7: engine.scheduler: 'chuncked': unknown policy (valid, nearest first: chunked, continuous)"

@@ -11,7 +11,7 @@ from sim.cost.shape import RunShape, Span
 
 
 def seen_by(span: Span, position: int) -> int:
-    """Tokens that the token at a position (from 0) attends to, itself included; a window holds that many cached ones."""
+    """Tokens that the token at a position (from 0) attends to, itself included; a window counts cached ones."""
     if span.chunked:
         return position % span.tokens + 1
     return min(position, span.tokens) + 1

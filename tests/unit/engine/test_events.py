@@ -26,7 +26,7 @@ def test_rank_decides_not_insertion() -> None:
     for order in itertools.islice(itertools.permutations(RANKS), 0, 362_880, 4001):
         env, heard = simpy.Environment(initial_time=0), list[str]()
         for name in order:
-            Alarm(env, RANKS[name], 50, lambda _, name=name: heard.append(name))
+            Alarm(env, RANKS[name], 50, lambda _, name=name, heard=heard: heard.append(name))
         env.run()
         assert heard == list(RANKS)
         assert env.now == 50

@@ -62,7 +62,7 @@ def test_an_arrival_waits_for_the_next_boundary() -> None:
 
 
 def test_an_arrival_exactly_at_a_boundary_joins_at_once() -> None:
-    """Ends of steps come before arrivals and plans after both: a request that arrives at 215 is in the step from 215."""
+    """Ends of steps come first, then arrivals, then plans: who arrives at 215 is in the step from 215."""
     assert times(serve((0, 5, 100), (215, 7, 2)), 1)[0] == 215
     assert times(serve((0, 5, 100), (216, 7, 2)), 1)[0] == 325
 
@@ -76,7 +76,7 @@ def test_a_finish_admits_who_waits() -> None:
 
 def test_asynchronous_plans_are_made_a_step_ahead() -> None:
     """An arrival joins one step later, for the next step is already planned; a request's end wastes one decode."""
-    # [0, 105] P5; D ends 215, 325, 435. At 105 the step [215, 325] is... planned at 105; at 215 that of [325, 435].
+    # [0, 105] P5; then decodes. The step [105, 215] is planned at 0, [215, 325] at 105, [325, 435] at 215.
     run = serve((0, 5, 100), (300, 7, 2), lead=1)
     assert times(run, 1)[0] == 435  # at 300 the steps up to 435 are fixed
     alone = serve((0, 5, 2), lead=1)
@@ -127,7 +127,7 @@ def test_a_request_that_ends_when_its_client_gives_up_is_complete() -> None:
 
 
 def test_used_blocks_in_the_middle_of_a_leap() -> None:
-    """Blocks grow with the steps that have ended by now, the one that ends now included, and looking commits nothing."""
+    """Blocks grow with the steps that have ended, the one that ends now included; looking commits nothing."""
     # [0, 104] P4: one block of 4. Decodes of 110: the fifth token opens a block with the step from 104.
     for max_run in (NO_LIMIT, 1):
         cluster, _ = make_cluster(Scenario(((0, 0, 4, 100, 100),), block_size=4), max_run, timer=Paper())

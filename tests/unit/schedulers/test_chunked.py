@@ -19,7 +19,8 @@ class Server:
     def __init__(self, blocks: int = 1000, size: int = 4, seqs: int = 8, budget: int = 16, threshold: int = 0) -> None:
         self.kv, self.batch = PagedKV(blocks, size), DecodeBatch()
         self.scheduler = ChunkedScheduler(
-            self.kv, self.batch, max_num_seqs=seqs, max_num_batched_tokens=budget, long_prefill_token_threshold=threshold
+            self.kv, self.batch, max_num_seqs=seqs, max_num_batched_tokens=budget,
+            long_prefill_token_threshold=threshold,
         )  # fmt: skip
 
     def submit(self, *requests: Request) -> list[bool]:
@@ -104,7 +105,7 @@ def test_a_first_chunk_is_admitted_though_the_prompt_does_not_fit() -> None:
 
 
 def test_the_newest_is_preempted_first() -> None:
-    """When the next tokens do not fit, the request admitted last goes back, to the front of the queue, and nobody joins."""
+    """When the next tokens do not fit, the request admitted last goes back to the front of the queue; nobody joins."""
     server = Server(blocks=4, size=4)
     a, b, c = request(0, 8), request(1, 8), request(2, 1)
     server.submit(a, b, c)
