@@ -105,28 +105,52 @@ def validate(schema: type[Model], document: Document, at: KeyPath = (), data: An
     a part of it.
     """
     try:
-        return schema.model_validate(document.data if data is None else data)
+        data = document.data if data is None else data
+        return schema.model_validate(data)
     except ValidationError as error:
-        raise _explain(schema, document, at, error) from None
+        raise _explain(schema, document, at, data, error) from None
 
 
-def _explain(schema: type[BaseModel], document: Document, at: KeyPath, error: ValidationError) -> ConfigError:
+def _explain(
+    schema: type[BaseModel], document: Document, at: KeyPath, data: Any, error: ValidationError
+) -> ConfigError:
     # Unknown keys first: a misspelt key usually causes the "missing" error beside it.
     problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = problems[0]
     location = tuple(x for x in first["loc"] if not _is_union_label(x))
-    key = (*at, *location)
     kind, shown = first["type"], first.get("input")
+    key = (*at, *_written(location, data, keep_last=kind == "missing"))
     if kind == "extra_forbidden":
         return document.error(key, "unknown key", choices=_fields(schema, location[:-1]))
     if kind == "missing":
         return document.error(key, "is required but missing")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_tag(document, key, shown, first.get("ctx", {}))
     if kind in ("literal_error", "enum"):
         expected = str(first.get("ctx", {}).get("expected", ""))
         return document.error(key, "is not a valid choice", value=shown, choices=_split_choices(expected))
     message = str(first["msg"]).removeprefix("Value error, ")
     details = {} if isinstance(shown, (dict, list)) else {"value": shown}
     return document.error(key, message[:1].lower() + message[1:], **details)
+
+
+def _wrong_tag(document: Document, key: KeyPath, shown: Any, ctx: Mapping[str, Any]) -> ConfigError:
+    """A mapping whose `kind` chooses among several: the kind is unknown, or not written."""
+    if "tag" not in ctx:
+        return document.error((*key, "kind"), "is required but missing")
+    choices = [tag for tag in _split_choices(str(ctx.get("expected_tags", ""))) if not _is_union_label(tag)]
+    return document.error((*key, "kind"), "is not a valid choice", value=ctx["tag"], choices=choices)
+
+
+def _written(location: KeyPath, data: Any, *, keep_last: bool) -> KeyPath:
+    """The location without what pydantic adds and nobody wrote: the tag of the branch of a union."""
+    kept: list[str | int] = []
+    for part in location:
+        is_item = isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+        if is_item or (isinstance(data, Mapping) and part in data):
+            kept, data = [*kept, part], data[part]
+    missing = keep_last and location and (not kept or kept[-1] != location[-1])
+    return (*kept, location[-1]) if missing else tuple(kept)
 
 
 def _is_union_label(part: str | int) -> bool:
@@ -145,8 +169,13 @@ def _fields(schema: type[BaseModel], location: tuple[str | int, ...]) -> list[st
         candidates = _models(here)
         here = next((m.model_fields[str(part)].annotation for m in candidates if str(part) in m.model_fields), None)
         if here is None:
-            here = next((m for m in candidates if m.__name__ == part), candidates[0] if candidates else None)
+            here = next((m for m in candidates if _is_branch(m, part)), candidates[0] if candidates else None)
     return [f.alias or name for m in _models(here) for name, f in m.model_fields.items()]
+
+
+def _is_branch(model: type[BaseModel], label: str | int) -> bool:
+    """Whether pydantic calls this member of a union so: by its class, or by the value of its discriminator."""
+    return model.__name__ == label or any(label in get_args(f.annotation) for f in model.model_fields.values())
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -98,8 +98,8 @@ class Request:
         self.reserved_tokens = 0
         """Owned by the KV allocator: tokens that have room in the cache."""
         self.scheduled_ps = self.first_token_ps = self.preempted_at_ps = -1
-        self.joined_step = 0
-        """Owned by `DecodeBatch`: its step count when this request joined."""
+        self.joined_step = -1
+        """Owned by `DecodeBatch`: its step count when this request joined; -1 while it does not decode."""
         self._finish_step = self.segment_step = self.segment_start_ps = -1
 
     def __repr__(self) -> str:

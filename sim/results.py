@@ -53,8 +53,8 @@ STEP_COLUMNS: Mapping[str, str] = {
     "prefill_tokens": "i",
     "prefill_sequences": "i",
     "prefill_pairs": "q",  # query-key pairs of the chunks: sum of n * cached + n * (n + 1) / 2
-    "kv_blocks": "i",  # blocks in use during the row's first step
-    "kv_tokens": "q",  # tokens stored in them; the rest of the blocks is waste
+    "kv_blocks": "i",  # blocks in use when the row begins, room for its chunks included
+    "kv_tokens": "q",  # tokens that have room in them; what is left of the blocks is waste
     "waiting": "i",
     "running": "i",
 }
@@ -104,12 +104,16 @@ class RunResult:
         return facts
 
     def save(self, directory: str | Path) -> None:
-        """Write `requests.parquet`, `steps.parquet`, `segments.parquet` and `manifest.json`."""
+        """Write the three tables as Parquet, and `manifest.json`; each file appears whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, table in (("requests", self.requests), ("steps", self.steps), ("segments", self.segments)):
-            _write_parquet(table, directory / f"{name}.parquet")
-        (directory / "manifest.json").write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+            partial = directory / f".{name}.parquet.partial"
+            _write_parquet(table, partial)
+            partial.replace(directory / f"{name}.parquet")
+        partial = directory / ".manifest.json.partial"
+        partial.write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
+        partial.replace(directory / "manifest.json")
 
     @classmethod
     def load(cls, directory: str | Path) -> RunResult:
@@ -141,5 +145,6 @@ def _write_parquet(table: Table, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> Table:
-    table = pq.read_table(path)
+    with path.open("rb") as file:  # pyarrow's own error for a missing file does not name it
+        table = pq.read_table(file)
     return Table({name: table.column(name).to_numpy() for name in table.column_names})

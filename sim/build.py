@@ -1,0 +1,333 @@
+"""The one place where a name in YAML becomes an object. A new policy is a line in one of the tables below."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sim.batch import DecodeBatch
+from sim.cost.memory import (
+    ForwardWidths,
+    MemoryBudget,
+    MemoryDemand,
+    MemoryPlan,
+    activation_peak_bytes,
+    framework_bytes,
+    plan_memory,
+)
+from sim.cost.ops import ForwardPass, matmul_format
+from sim.cost.roofline import DatasheetKernels, Kernels
+from sim.cost.step_timer import HostWork, RooflineStepTimer
+from sim.documents import KeyPath, validate
+from sim.engine.replica import ReplicaParts
+from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.errors import ConfigError
+from sim.kv.base import KVAllocator
+from sim.kv.paged import PagedKV
+from sim.presets import EnginePreset, load_preset
+from sim.scenario import LoadedScenario, Policy, Scenario
+from sim.schedulers.base import Scheduler
+from sim.schedulers.chunked import ChunkedScheduler
+from sim.schedulers.continuous import ContinuousScheduler
+from sim.specs.architecture import FullAttention, ModelArchitecture
+from sim.specs.hardware import Gpu, load_gpu
+from sim.specs.hf_config import load_model
+from sim.specs.quantization import QuantScheme, parse_quantization
+from sim.step import NO_LIMIT
+from sim.units import ceil_div
+from sim.workloads.base import Workload
+from sim.workloads.builder import build_workload, load_workload
+from sim.workloads.spec import WorkloadSpec
+
+SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
+    "chunked": ChunkedScheduler,
+    "continuous": ContinuousScheduler,
+}
+ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": PagedKV,
+}
+ROUTERS: Mapping[str, Callable[[int], Router]] = {
+    "round_robin": lambda seed: RoundRobin(),
+    "random": Random,
+    "least_outstanding_requests": lambda seed: least_outstanding_requests,
+    "least_kv_usage": lambda seed: least_kv_usage,
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Every engine setting after presets and defaults: what `engine:` of the saved scenario shows."""
+
+    preset: str
+    scheduler: dict[str, Any]
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    long_prefill_token_threshold: int
+    max_model_len: int
+    gpu_memory_utilization: float
+    kv_cache: dict[str, Any]
+    kv_cache_dtype: str
+    kv_cache_memory_bytes: int | None
+    num_gpu_blocks_override: int | None
+    quantization: dict[str, str]
+    dtype: str
+    tensor_parallel_size: int
+    async_scheduling: bool
+    host: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs, built from a scenario; `parts` makes one replica's share of it."""
+
+    scenario: Scenario
+    engine: Engine
+    gpu: Gpu
+    architecture: ModelArchitecture
+    scheme: QuantScheme
+    kernels: Kernels
+    timer: RooflineStepTimer
+    spec: WorkloadSpec
+    workload: Workload
+    memory: MemoryPlan
+    num_blocks: int
+    fixed_blocks: int
+    notes: tuple[str, ...]
+
+    def parts(self, *, max_run: int = NO_LIMIT) -> ReplicaParts:
+        """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
+        engine = self.engine
+        batch = DecodeBatch(self.timer.spans)
+        allocator = ALLOCATORS[engine.kv_cache["allocator"]]
+        kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
+        options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        if engine.scheduler["kind"] == "chunked":
+            options["long_prefill_token_threshold"] = engine.long_prefill_token_threshold
+        scheduler = SCHEDULERS[engine.scheduler["kind"]](
+            kv, batch, max_num_seqs=engine.max_num_seqs, max_num_batched_tokens=engine.max_num_batched_tokens, **options
+        )
+        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run)
+
+    def router(self) -> Router:
+        """The router of the run."""
+        return ROUTERS[self.scenario.replicas.router.kind](self.scenario.seed)
+
+
+def build(loaded: LoadedScenario) -> Setup:
+    """Resolve every name of a scenario and work out its memory.
+
+    Raises ConfigError for what does not exist, contradicts itself or does not fit.
+    """
+    scenario, path = loaded.scenario, loaded.path
+    gpu = load_gpu(scenario.hardware, beside=path)
+    architecture, notes = _with_dtype(load_model(scenario.model, beside=path), scenario, gpu)
+    spec, workload_path = _workload_spec(loaded)
+    scheme = parse_quantization(
+        scenario.engine.quantization, architecture, kv_cache_dtype=scenario.engine.kv_cache_dtype,
+        key="engine.quantization",
+    )  # fmt: skip
+    engine, preset = _resolve(loaded, architecture, gpu, scheme)
+    kernels = DatasheetKernels(gpu)
+    forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
+    timer = RooflineStepTimer(forward, HostWork(**engine.host))
+    memory = _memory(engine, architecture, scheme, gpu, preset)
+    num_blocks = engine.num_gpu_blocks_override or memory.num_blocks
+    fixed = architecture.kv_bytes_per_sequence_fixed(scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size)
+    workload = build_workload(spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=workload_path)
+    _check_context(loaded, spec, engine)
+    notes += _notes(gpu, scheme, spec, engine) + list(workload.notes)
+    return Setup(
+        scenario, engine, gpu, architecture, scheme, kernels, timer, spec, workload, memory, num_blocks,
+        ceil_div(fixed, memory.block_bytes), tuple(notes),
+    )  # fmt: skip
+
+
+def _with_dtype(architecture: ModelArchitecture, scenario: Scenario, gpu: Gpu) -> tuple[ModelArchitecture, list[str]]:
+    """The 16-bit type the model runs in: the checkpoint's, unless the GPU cannot or the user says otherwise."""
+    wanted = architecture.dtype if scenario.engine.dtype == "auto" else scenario.engine.dtype
+    notes = []
+    if wanted == "float32":
+        wanted = "float16"
+    if wanted == "bfloat16" and not gpu.supports("bf16"):
+        if scenario.engine.dtype != "auto":
+            raise ConfigError(f"{gpu.name} does not multiply bfloat16", key="engine.dtype", value=scenario.engine.dtype,
+                              choices=["float16", "auto"])  # fmt: skip
+        wanted = "float16"
+        notes.append(f"{gpu.name} does not multiply bfloat16: the model runs in float16, as vLLM does")
+    return replace(architecture, dtype=wanted), notes
+
+
+def _workload_spec(loaded: LoadedScenario) -> tuple[WorkloadSpec, Any]:
+    given = loaded.scenario.workload
+    if isinstance(given, str):
+        return load_workload(given, beside=loaded.path)
+    return validate(WorkloadSpec, loaded.document, at=("workload",), data=given), loaded.path
+
+
+def _resolve(
+    loaded: LoadedScenario, architecture: ModelArchitecture, gpu: Gpu, scheme: QuantScheme
+) -> tuple[Engine, EnginePreset]:
+    given = loaded.scenario.engine
+    preset = load_preset(given.preset)
+    seqs, budget = preset.limits(gpu)
+    scheduler = given.scheduler or Policy(kind=preset.scheduler)
+    _check_policy(loaded, ("engine", "scheduler"), scheduler, SCHEDULERS)
+    _check_policy(loaded, ("engine", "kv_cache", "allocator"), Policy(kind=given.kv_cache.allocator), ALLOCATORS)
+    _check_policy(loaded, ("replicas", "router"), loaded.scenario.replicas.router, ROUTERS)
+    max_model_len = given.max_model_len or architecture.max_model_len
+    if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
+        budget = max(budget, max_model_len)  # vLLM V0: without chunks, the longest prompt must fit one step
+    if given.max_num_batched_tokens is None and given.max_num_seqs is not None:
+        budget = max(budget, given.max_num_seqs)
+    if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
+        seqs = min(seqs, given.max_num_batched_tokens)
+    kv = given.kv_cache
+    engine = Engine(
+        preset=given.preset,
+        scheduler={"kind": scheduler.kind, **scheduler.options},
+        max_num_seqs=given.max_num_seqs or seqs,
+        max_num_batched_tokens=given.max_num_batched_tokens or budget,
+        long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
+        max_model_len=max_model_len,
+        gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
+        kv_cache={
+            "allocator": kv.allocator,
+            "block_size": kv.block_size or preset.block_size,
+            "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
+        },
+        kv_cache_dtype=scheme.kv_cache.name,
+        kv_cache_memory_bytes=given.kv_cache_memory_bytes,
+        num_gpu_blocks_override=given.num_gpu_blocks_override,
+        quantization={
+            "weights": scheme.weights.name,
+            "activations": scheme.activations.name,
+            "kv_cache": scheme.kv_cache.name,
+        },
+        dtype=architecture.dtype,
+        tensor_parallel_size=given.tensor_parallel_size,
+        async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
+        host=preset.host.model_dump(),
+    )
+    _check_limits(loaded, engine, architecture, gpu)
+    return engine, preset
+
+
+def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:
+    error = loaded.document.error
+    budget, tp = engine.max_num_batched_tokens, engine.tensor_parallel_size
+    if budget < engine.max_num_seqs:
+        raise error(("engine", "max_num_batched_tokens"), f"must be at least max_num_seqs ({engine.max_num_seqs})",
+                    value=budget)  # fmt: skip
+    if engine.scheduler["kind"] != "chunked" and budget < engine.max_model_len:
+        raise error(("engine", "max_num_batched_tokens"),
+                    f"must be at least max_model_len ({engine.max_model_len}) when prompts are not chunked",
+                    value=budget)  # fmt: skip
+    heads = [g.attention.num_heads for g in architecture.layers if isinstance(g.attention, FullAttention)]
+    if any(count % tp for count in heads):
+        valid = [str(n) for n in (1, 2, 4, 8, 16) if all(count % n == 0 for count in heads)]
+        raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
+                    value=tp, choices=valid)  # fmt: skip
+    if tp > gpu.gpus_per_node:
+        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node", value=tp)
+    if engine.max_model_len > architecture.max_model_len:
+        raise error(("engine", "max_model_len"), f"exceeds the model's context of {architecture.max_model_len} tokens",
+                    value=engine.max_model_len)  # fmt: skip
+
+
+def _check_policy(
+    loaded: LoadedScenario, key: KeyPath, policy: Policy, table: Mapping[str, Callable[..., Any]]
+) -> None:
+    if policy.kind not in table:
+        raise loaded.document.error(key, "unknown policy", value=policy.kind, choices=sorted(table))
+    keyword_only = [
+        name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
+    ]
+    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold"}
+    valid = sorted(set(keyword_only) - own)
+    for option in policy.options:
+        if option not in valid:
+            raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
+
+
+def _check_context(loaded: LoadedScenario, spec: WorkloadSpec, engine: Engine) -> None:
+    """A workload in which every request is too long is a mistake, not a result."""
+    if spec.input_tokens is None or spec.output_tokens is None:
+        return
+    shortest = _shortest(spec.input_tokens) + _shortest(spec.output_tokens)
+    if shortest > engine.max_model_len:
+        raise loaded.document.error(
+            ("workload",), f"the shortest request has {shortest} tokens, but max_model_len is {engine.max_model_len}: "
+            "no request could be served",
+        )  # fmt: skip
+
+
+def _shortest(law: Any) -> int:
+    """The fewest tokens a length law can draw, as far as its keys say so."""
+    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))
+
+
+def _memory(
+    engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
+) -> MemoryPlan:
+    tp = engine.tensor_parallel_size
+    widths = _widths(architecture)
+    demand = MemoryDemand(
+        weight_bytes=architecture.weight_bytes(scheme, tp=tp),
+        activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
+        framework_bytes=framework_bytes(tp),
+    )
+    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp)
+    block_bytes = max(1, per_token * engine.kv_cache["block_size"])
+    budget = MemoryBudget(
+        preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
+    )
+    return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)
+
+
+def _widths(architecture: ModelArchitecture) -> ForwardWidths:
+    qkv = max((m.n for m in architecture.matrices() if m.role in ("qkv", "q_b", "q", "linear_in")), default=0)
+    mlps = [group.mlp for group in architecture.layers if group.mlp is not None]
+    widest = max(mlps, key=lambda mlp: mlp.intermediate_size)
+    moe = next((mlp for mlp in mlps if mlp.kind == "moe"), None)
+    return ForwardWidths(
+        architecture.hidden_size, (moe or widest).intermediate_size, qkv, architecture.vocab_size,
+        moe.experts_per_token if moe is not None else 1,
+    )  # fmt: skip
+
+
+def _notes(gpu: Gpu, scheme: QuantScheme, spec: WorkloadSpec, engine: Engine) -> list[str]:
+    notes = []
+    form = matmul_format(scheme, "gate_up", gpu)
+    wanted = scheme.compute_format("gate_up").tensor_rate
+    if form.compute != wanted:
+        notes.append(f"{gpu.name} has no {wanted} tensor cores: {form.name} weights are expanded and multiplied in "
+                     f"{form.compute}")  # fmt: skip
+    if engine.kv_cache["enable_prefix_caching"] and (spec.shared_prefix is not None):
+        notes.append("prompts share a prefix, but prefix caching is not simulated: every prompt is computed whole")
+    return notes
+
+
+def _first(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def resolved(setup: Setup) -> dict[str, Any]:
+    """The scenario with every default filled in, ready for JSON; running it again gives the same bytes."""
+    engine = asdict(setup.engine)
+    host = engine.pop("host")
+    return {
+        "name": setup.scenario.name,
+        "model": setup.architecture.name,
+        "hardware": setup.gpu.name,
+        "workload": setup.spec.model_dump(mode="json", exclude_defaults=True),
+        "engine": {key: value for key, value in engine.items() if value is not None},
+        "host": host,
+        "replicas": {
+            "count": setup.scenario.replicas.count,
+            "router": setup.scenario.replicas.router.kind,
+        },
+        "slo": dict(setup.scenario.slo),
+        "seed": setup.scenario.seed,
+    }

@@ -1,0 +1,256 @@
+"""The operators of one forward pass on one GPU, from architecture, number formats and tensor parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+from sim.cost.shape import Chunk, Span
+from sim.specs.architecture import Attention, LayerGroup, ModelArchitecture
+from sim.specs.attention import FullAttention, LatentAttention, LinearAttention
+from sim.specs.hardware import Gpu
+from sim.specs.quantization import QuantScheme
+from sim.units import ceil_div
+
+
+class OpCost(NamedTuple):
+    """An operator of a step: its name, how often it runs, and what one run costs."""
+
+    name: str
+    calls: int
+    cost: Cost
+
+    @property
+    def seconds(self) -> float:
+        """Time of all its runs."""
+        return self.calls * self.cost.seconds
+
+
+class _Gemm(NamedTuple):
+    role: str
+    calls: int
+    k: int
+    n: int
+    form: MatmulFormat
+
+
+class _AttentionLayers(NamedTuple):
+    layers: int
+    heads: Heads
+    span: int  # index into `spans`; -1: the whole context
+
+
+class _StateLayers(NamedTuple):
+    layers: int
+    state_bytes: float
+    flops_per_token: float
+    width_bytes: float
+
+
+def spans_of(architecture: ModelArchitecture) -> tuple[Span, ...]:
+    """The distinct limits on how far back layers see: windows, chunks, and the top-k of sparse attention."""
+    found: dict[Span, None] = {}
+    for group in architecture.layers:
+        span = _span(group.attention)
+        if span is not None:
+            found[span] = None
+    return tuple(found)
+
+
+def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
+    """How matrices of a role are multiplied on this GPU.
+
+    A format its tensor cores lack becomes weight-only: stored as it is, expanded to 16 bit and multiplied there, as
+    vLLM's Marlin kernels do with FP8 checkpoints on Ampere (vLLM pull request 5975).
+    """
+    weights, compute = scheme.weight_format(role), scheme.compute_format(role).tensor_rate
+    if gpu.supports(compute):
+        return MatmulFormat(compute, weights.stored_bytes, scheme.activation_format(role).stored_bytes, weights.name)
+    return MatmulFormat(gpu.default_dtype, weights.stored_bytes, 2.0, weights.name)
+
+
+class ForwardPass:
+    """Prices the operators of a step on one GPU of a tensor-parallel group, part by part.
+
+    The parts depend on different things: `rows` on all new tokens, `head` on the sampled ones, `decode` on one
+    attention span and the context seen through it, `prefill` on the chunks.
+    """
+
+    def __init__(
+        self, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, kernels: Kernels, *, tp: int = 1
+    ) -> None:
+        self._kernels, self._tp = kernels, tp
+        self._hidden = architecture.hidden_size
+        self.spans = spans_of(architecture)
+        self._gemms: list[_Gemm] = []
+        for matrix in architecture.matrices():
+            if matrix.is_gemm and not matrix.is_expert:
+                k, n = matrix.per_gpu(tp)
+                self._gemms.append(_Gemm(matrix.role, matrix.layers, k, n, matmul_format(scheme, matrix.role, gpu)))
+        self._head = [gemm for gemm in self._gemms if gemm.role == "lm_head"]
+        self._gemms = [gemm for gemm in self._gemms if gemm.role != "lm_head"]
+        self._vocab = ceil_div(architecture.vocab_size, tp)
+        self._experts: list[tuple[int, Experts]] = []
+        self._attention: list[_AttentionLayers] = []
+        self._states: list[_StateLayers] = []
+        self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
+        self._reduces = 1 if tp > 1 else 0  # the vocabulary-parallel embedding
+        compute = matmul_format(scheme, "qkv", gpu).compute
+        sixteen = compute if compute in ("bf16", "fp16") else gpu.default_dtype
+        for group in architecture.layers:
+            self._add_group(group, scheme, gpu, sixteen)
+
+    def _add_group(self, group: LayerGroup, scheme: QuantScheme, gpu: Gpu, sixteen: str) -> None:
+        attention, mlp, count, tp = group.attention, group.mlp, group.count, self._tp
+        row = self._hidden * 2
+        self._elementwise.append(("norm + residual", group.norms * count, 4.0 * row))
+        if attention is not None:
+            self._add_attention(attention, count, scheme, sixteen)
+            self._reduces += count if tp > 1 else 0
+        if mlp is None:
+            return
+        self._reduces += count if tp > 1 else 0
+        width = ceil_div(mlp.intermediate_size, tp) * (3 if mlp.gated else 2) * 2
+        if mlp.kind == "dense":
+            self._elementwise.append(("activation", count, float(width)))
+            return
+        form = matmul_format(scheme, "expert_gate_up", gpu)
+        experts = Experts(
+            mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, tp), mlp.num_experts,
+            mlp.experts_per_token, mlp.gated, form, tp,
+        )  # fmt: skip
+        self._experts.append((count, experts))
+        self._elementwise.append(("routing", count, mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row))
+        if mlp.shared_intermediate_size:
+            shared = ceil_div(mlp.shared_intermediate_size, tp) * (3 if mlp.gated else 2) * 2
+            self._elementwise.append(("activation", count, float(shared)))
+
+    def _add_attention(self, attention: Attention, count: int, scheme: QuantScheme, sixteen: str) -> None:
+        tp, kv_bytes = self._tp, scheme.kv_bytes_per_element
+        if isinstance(attention, LinearAttention):
+            heads = ceil_div(attention.num_value_heads, tp)
+            width = ceil_div(attention.conv_width + attention.value_width, tp) * 2.0
+            # Per token and head: decay, rank-one update and read-out of a key_dim x value_dim state.
+            flops = 6.0 * heads * attention.key_dim * attention.value_dim
+            self._states.append(_StateLayers(count, float(attention.state_bytes(tp)), flops, 2 * width))
+            return
+        span = _span(attention)
+        index = -1 if span is None else self.spans.index(span)
+        if isinstance(attention, LatentAttention):
+            self._add_latent(attention, count, kv_bytes, sixteen, index)
+            return
+        query_heads, kv_heads = ceil_div(attention.num_heads, tp), ceil_div(attention.num_kv_heads, tp)
+        per_pair = 2.0 * query_heads * (attention.head_dim + attention.v_head_dim)
+        per_token = attention.kv_bytes_per_token(kv_bytes, tp)
+        heads_ = Heads(
+            query_heads, kv_heads, attention.head_dim, attention.v_head_dim, per_token, per_pair, per_pair, sixteen,
+            attention.window or 0,
+        )  # fmt: skip
+        self._attention.append(_AttentionLayers(count, heads_, index))
+        rotary = 4.0 * (query_heads + kv_heads) * attention.head_dim + per_token
+        self._elementwise.append(("rotary + cache write", count, rotary))
+
+    def _add_latent(self, attention: LatentAttention, count: int, kv_bytes: float, sixteen: str, index: int) -> None:
+        heads = ceil_div(attention.num_heads, self._tp)
+        latent = attention.latent_dim * kv_bytes
+        # Decode works on the latent vectors themselves; prefill expands them to full heads (DeepSeek-V2, section 2.1).
+        decode = 2.0 * heads * (attention.latent_dim + attention.kv_lora_rank)
+        prefill = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
+        shape = Heads(heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen)
+        self._attention.append(_AttentionLayers(count, shape, index))
+        self._elementwise.append(("rotary + cache write", count, 4.0 * heads * attention.head_dim + latent))
+        if attention.indexer is not None and not attention.indexer.shared:
+            indexer = attention.indexer
+            per_pair = 2.0 * indexer.num_heads * indexer.head_dim
+            scorer = Heads(
+                indexer.num_heads,
+                1,
+                indexer.head_dim,
+                0,
+                float(indexer.kv_bytes_per_token),
+                per_pair,
+                per_pair,
+                sixteen,
+            )
+            self._attention.append(_AttentionLayers(count, scorer, -1))
+
+    # ---- the parts
+    def rows(self, tokens: int) -> list[OpCost]:
+        """Everything that works on all new tokens of the step, whoever they belong to."""
+        kernels = self._kernels
+        ops = [OpCost(g.role, g.calls, kernels.gemm(tokens, g.k, g.n, g.form)) for g in self._gemms]
+        ops += [OpCost("experts", layers, kernels.experts(tokens, experts)) for layers, experts in self._experts]
+        ops += [OpCost(name, calls, kernels.elementwise(tokens * size)) for name, calls, size in self._elementwise]
+        ops.append(OpCost("embed", 1, kernels.elementwise(tokens * self._hidden * 4.0)))
+        if self._reduces:
+            ops.append(OpCost("all-reduce", self._reduces, kernels.all_reduce(tokens * self._hidden * 2.0, self._tp)))
+        return ops
+
+    def head(self, sampled: int) -> list[OpCost]:
+        """LM head and sampling of the sequences whose next token is drawn."""
+        kernels = self._kernels
+        ops = [OpCost(g.role, g.calls, kernels.gemm(sampled, g.k, g.n, g.form)) for g in self._head]
+        # 16-bit logits in, 32-bit copy out and in again: greedy sampling; the gather over GPUs is of the same size.
+        ops.append(OpCost("sampling", 1, kernels.elementwise(sampled * self._vocab * 10.0)))
+        if self._tp > 1:
+            gathered = sampled * self._vocab * 2.0
+            ops.append(OpCost("logits gather", 1, kernels.all_reduce(gathered, self._tp)))
+        return ops
+
+    def decode(self, sequences: int, seen_tokens: int, span: int = -1) -> list[OpCost]:
+        """Attention of the decoding sequences in the layers of one span, over the tokens they see through it.
+
+        Span -1 is the whole context; layers with a state of fixed size belong there too.
+        """
+        kernels = self._kernels
+        ops = [
+            OpCost("attention decode", layers.layers, kernels.decode_attention(sequences, seen_tokens, layers.heads))
+            for layers in self._attention
+            if layers.span == span
+        ]
+        if span < 0:
+            ops += [
+                OpCost("state update", s.layers, kernels.elementwise(sequences * (2 * s.state_bytes + s.width_bytes)))
+                for s in self._states
+            ]
+        return ops
+
+    def prefill(self, chunks: Sequence[Chunk]) -> list[OpCost]:
+        """Attention of the prompt chunks in all layers."""
+        kernels = self._kernels
+        works = {-1: _work(chunks, None), **{i: _work(chunks, span) for i, span in enumerate(self.spans)}}
+        ops = [
+            OpCost("attention prefill", layers.layers, kernels.prefill_attention(works[layers.span], layers.heads))
+            for layers in self._attention
+        ]
+        tokens = works[-1].new_tokens
+        for s in self._states:
+            moved = len(chunks) * 2 * s.state_bytes + tokens * s.width_bytes
+            ops.append(OpCost("state update", s.layers, kernels.elementwise(moved)))
+        return ops
+
+
+def _span(attention: Attention | None) -> Span | None:
+    if isinstance(attention, FullAttention):
+        if attention.window is not None:
+            return Span(attention.window)
+        if attention.chunk is not None:
+            return Span(attention.chunk, chunked=True)
+    if isinstance(attention, LatentAttention) and attention.indexer is not None:
+        return Span(attention.indexer.topk)
+    return None
+
+
+def _work(chunks: Sequence[Chunk], span: Span | None) -> PrefillWork:
+    new = pairs = context = longest = 0
+    for cached, tokens in chunks:
+        new += tokens
+        longest = max(longest, tokens)
+        if span is None:
+            pairs += tokens * cached + (tokens * (tokens + 1) >> 1)
+            context += cached + tokens
+        else:
+            pairs += span.pairs(cached, tokens)
+            context += tokens + span.visible(cached)
+    return PrefillWork(new, pairs, context, longest)

@@ -1,0 +1,180 @@
+"""What one operator costs on one GPU: the larger of compute and memory time, on top of a launch floor.
+
+The roofline of Williams, Waterman and Patterson (CACM 2009), with one efficiency per roof and operator class.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from sim.cost.collectives import all_reduce_seconds
+from sim.specs.efficiency import OpEfficiency
+from sim.specs.hardware import Gpu
+
+Bound = str
+"""What an operator waits for: `compute`, `memory`, `launch`, `link` or `host`."""
+
+
+class Cost(NamedTuple):
+    """Time, useful work and traffic of one operator on one GPU."""
+
+    seconds: float
+    flops: float
+    bytes: float
+    bound: Bound
+
+
+class MatmulFormat(NamedTuple):
+    """How a matrix product reads its operands and in which format it multiplies them."""
+
+    compute: str
+    """A number format of the GPU's tensor cores."""
+    weight_bytes: float
+    """Per parameter, scales included."""
+    activation_bytes: float
+    """Per element of the input; the output is 16 bit."""
+    name: str
+    """The scheme's name for the weights, such as `bf16`, `fp8` or `int4-awq`."""
+
+
+class Heads(NamedTuple):
+    """One attention layer on one GPU of a tensor-parallel group."""
+
+    query_heads: int
+    kv_heads: int
+    query_dim: int
+    """Width of a query and a key head."""
+    value_dim: int
+    kv_bytes_per_token: float
+    """Cache bytes per token of this layer."""
+    flops_per_pair: float
+    """FLOPs per query-key pair, over all query heads, in decode."""
+    prefill_flops_per_pair: float
+    compute: str
+    """Number format of the two matrix products."""
+    window: int = 0
+    """Sliding window in tokens; 0: none."""
+
+
+class Experts(NamedTuple):
+    """A mixture-of-experts layer on one GPU: gate-up, activation and down of its share of the experts."""
+
+    hidden: int
+    intermediate: int
+    """Width of one expert on this GPU."""
+    num_experts: int
+    experts_per_token: int
+    gated: bool
+    format: MatmulFormat
+    parallel: int = 1
+    """GPUs among which the experts' width is divided."""
+
+    def touched(self, tokens: int) -> float:
+        """Expected number of distinct experts that `tokens` tokens reach, routed independently: E(1 - (1 - k/E)^M)."""
+        return float(self.num_experts * (1.0 - (1.0 - self.experts_per_token / self.num_experts) ** tokens))
+
+
+class PrefillWork(NamedTuple):
+    """Prompt chunks of one step, added up for one attention layer."""
+
+    new_tokens: int
+    pairs: int
+    """Query-key pairs, causal and within the window."""
+    context_tokens: int
+    """Cached and new tokens whose keys and values are read."""
+    longest: int
+    """New tokens of the longest chunk."""
+
+
+class Kernels(Protocol):
+    """Prices of the operators on one GPU. One implementation reads datasheets, another what was measured."""
+
+    trust: str
+    """`datasheet`, `extrapolated`, `calibrated` or `validated`."""
+
+    def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
+        """Y[m,n] = X[m,k] W[k,n]."""
+        ...
+
+    def experts(self, tokens: int, experts: Experts) -> Cost:
+        """All experts of one layer for `tokens` tokens."""
+        ...
+
+    def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
+        """One new token of each sequence against its cache; `context_tokens` is the sum over the sequences."""
+        ...
+
+    def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
+        """Prompt chunks against themselves and what is cached before them."""
+        ...
+
+    def elementwise(self, bytes_moved: float) -> Cost:
+        """A fused element-wise operator: norms, rotary embedding, activation, cache write."""
+        ...
+
+    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
+        """Sum a tensor over the GPUs of a group."""
+        ...
+
+
+def roofline(flops: float, bytes_moved: float, peak_flops: float, bandwidth: float, eff: OpEfficiency) -> Cost:
+    """`floor + max(flops / (peak x f), bytes / (bandwidth x g))`, and which of the three is the largest."""
+    compute = flops / (peak_flops * eff.tensor_fraction)
+    memory = bytes_moved / (bandwidth * eff.bandwidth_fraction)
+    bound = "compute" if compute > memory else "memory"
+    if eff.launch_floor_s > max(compute, memory):
+        bound = "launch"
+    return Cost(eff.launch_floor_s + max(compute, memory), flops, bytes_moved, bound)
+
+
+class DatasheetKernels:
+    """Datasheet rates times the profile's fall-back efficiencies: right to some tens of percent."""
+
+    trust = "datasheet"
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._efficiency = gpu.efficiency
+        self._bandwidth = float(gpu.memory_bandwidth_bytes_per_s)
+        self._peak: dict[str, float] = {str(name): float(rate) for name, rate in gpu.tensor_flops.items()}
+        self._peak_16_bit = self._peak[gpu.default_dtype]
+        self._gpu = gpu
+
+    def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
+        """2mkn FLOPs; weights, input and output move once."""
+        moved = k * n * form.weight_bytes + m * k * form.activation_bytes + m * n * 2
+        return roofline(2.0 * m * k * n, moved, self._peak[form.compute], self._bandwidth, self._efficiency.gemm)
+
+    def experts(self, tokens: int, experts: Experts) -> Cost:
+        """The weights of every expert that is touched are read once."""
+        per_expert = experts.hidden * experts.intermediate * (3 if experts.gated else 2)
+        rows = tokens * experts.experts_per_token
+        weights = experts.touched(tokens) * per_expert * experts.format.weight_bytes
+        moved = weights + rows * (experts.hidden * (experts.format.activation_bytes + 2) + 4 * experts.intermediate)
+        peak = self._peak[experts.format.compute]
+        return roofline(2.0 * rows * per_expert, moved, peak, self._bandwidth, self._efficiency.moe)
+
+    def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
+        """The cache is read once; queries and outputs hardly matter."""
+        moved = (context_tokens + sequences) * heads.kv_bytes_per_token
+        moved += sequences * heads.query_heads * (heads.query_dim + heads.value_dim) * 2
+        flops = (context_tokens + sequences) * heads.flops_per_pair
+        peak = self._peak[heads.compute]
+        return roofline(flops, moved, peak, self._bandwidth, self._efficiency.attention_decode)
+
+    def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
+        """FlashAttention (Dao 2023): the pairs below the diagonal are computed, keys and values stay on the chip."""
+        moved = work.context_tokens * heads.kv_bytes_per_token
+        moved += work.new_tokens * heads.query_heads * (heads.query_dim + heads.value_dim) * 2
+        flops = work.pairs * heads.prefill_flops_per_pair
+        peak = self._peak[heads.compute]
+        return roofline(flops, moved, peak, self._bandwidth, self._efficiency.attention_prefill)
+
+    def elementwise(self, bytes_moved: float) -> Cost:
+        """Nothing but traffic."""
+        return roofline(0.0, bytes_moved, self._peak_16_bit, self._bandwidth, self._efficiency.elementwise)
+
+    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
+        """Over the slowest link of the group."""
+        link = float(self._gpu.link_bytes_per_s(num_gpus))
+        seconds, floor = all_reduce_seconds(bytes_per_gpu, num_gpus, link, self._efficiency.collective)
+        return Cost(seconds, 0.0, bytes_per_gpu, "launch" if floor > seconds - floor else "link")

@@ -1,0 +1,194 @@
+"""From the shape of a batch to the time of its steps: the face of the cost model that the engine sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.cost.ops import ForwardPass, OpCost
+from sim.cost.roofline import Cost
+from sim.cost.shape import Chunk, RunShape, Span
+from sim.cost.step_times import Piece, StepTimes, one_step
+from sim.units import PS_PER_S
+
+_CELL_BITS = 5
+"""16 cells per octave of context: linear interpolation of a smooth cost is then within 0.02 %."""
+_SMALLEST_CELL_EXPONENT = 8
+_MOST_CHUNKS = 1 << 16
+"""Prices of single chunks that are remembered: with few distinct prompt lengths, nearly all of them."""
+
+
+@dataclass(frozen=True)
+class HostWork:
+    """Work of the serving engine around the GPU that is not hidden behind it, per step."""
+
+    step_s: float = 0.0
+    sequence_s: float = 0.0
+    """Per sequence whose next token is sampled."""
+    token_s: float = 0.0
+    """Per new token of the step."""
+
+    def seconds(self, tokens: int, sampled: int) -> float:
+        """Exposed host time of one step."""
+        return self.step_s + self.sequence_s * sampled + self.token_s * tokens
+
+
+class _Knots:
+    """Attention time of the decodes over one span, affine in the tokens seen between integer knots.
+
+    Knots lie at m x 2^e with 16 <= m < 32, so that each octave has 16 cells. They are priced with the full formula
+    once; slopes are integers, so that any number of steps adds up exactly.
+    """
+
+    __slots__ = ("_forward", "_span", "_table", "_tick")
+
+    def __init__(self, forward: ForwardPass, span: int, tick_ps: int) -> None:
+        self._forward, self._span, self._tick = forward, span, tick_ps
+        self._table: dict[int, tuple[int, int]] = {}
+
+    def at(self, sequences: int, tokens: int) -> tuple[int, int, int]:
+        """(time in ps, its slope per token, tokens until the next knot)."""
+        e = tokens.bit_length() - _CELL_BITS
+        if e < _SMALLEST_CELL_EXPONENT:
+            e = _SMALLEST_CELL_EXPONENT
+        cell = tokens >> e
+        key = sequences << 12 | e << 5 | cell
+        first, slope = self._table.get(key) or self._price(key, sequences, e, cell)
+        into = tokens - (cell << e)
+        return first + slope * into, slope, (1 << e) - into
+
+    def _price(self, key: int, sequences: int, e: int, cell: int) -> tuple[int, int]:
+        left = self._seconds_as_ps(sequences, cell << e)
+        right = self._seconds_as_ps(sequences, (cell + 1) << e)
+        slope = (right - left >> e) // self._tick * self._tick
+        self._table[key] = left, slope
+        return left, slope
+
+    def _seconds_as_ps(self, sequences: int, tokens: int) -> int:
+        seconds = sum(op.seconds for op in self._forward.decode(sequences, tokens, self._span))
+        return round(seconds * PS_PER_S / self._tick) * self._tick
+
+
+class RooflineStepTimer:
+    """Adds up the operators of a forward pass, and what the engine around it costs.
+
+    A step of decodes is a constant for their number, plus per attention span a function of the tokens seen: a run of
+    steps is an arithmetic series between knots. `tick_ps` above 1 makes all times multiples of it, so that tests can
+    provoke ties.
+    """
+
+    def __init__(self, forward: ForwardPass, host: HostWork | None = None, *, tick_ps: int = 1) -> None:
+        self._forward, self._host, self._tick = forward, host or HostWork(), tick_ps
+        self._rows_ps: dict[int, int] = {}
+        self._head_ps: dict[int, int] = {}
+        self._constant_ps: dict[int, int] = {}
+        self._chunk_ps: dict[Chunk, int] = {}
+        self._whole = _Knots(forward, -1, tick_ps)
+        self._local = [_Knots(forward, i, tick_ps) for i in range(len(forward.spans))]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The attention spans whose sums a shape must carry, in this order."""
+        return self._forward.spans
+
+    def run(self, shape: RunShape, max_steps: int) -> StepTimes:
+        """Times of up to `max_steps` steps (of one, when there are chunks)."""
+        count = shape.decodes
+        if shape.chunks:
+            return one_step(self._mixed(shape))
+        base = self._constant_ps.get(count) or self._constant(count)
+        if self._local:
+            return self._run_with_spans(shape, base, max_steps)
+        context, done, total = shape.context_tokens, 0, 0
+        pieces: list[Piece] = []
+        while True:
+            attention, slope, room = self._whole.at(count, context)
+            first, growth = base + attention, slope * count
+            steps = (room + count - 1) // count
+            if steps > max_steps - done:
+                steps = max_steps - done
+            pieces.append((done, total, first, growth, steps))
+            total += steps * first + growth * (steps * (steps - 1) >> 1)
+            done += steps
+            if done == max_steps:
+                return StepTimes(done, total, pieces)
+            context += steps * count
+
+    def explain(self, shape: RunShape) -> list[OpCost]:
+        """The operators of the first step of a shape, priced by the full formula."""
+        tokens, sampled, forward = shape.new_tokens, shape.decodes + len(shape.chunks), self._forward
+        ops = forward.rows(tokens) + forward.head(sampled)
+        if shape.chunks:
+            ops += forward.prefill(shape.chunks)
+        if shape.decodes:
+            ops += forward.decode(shape.decodes, shape.context_tokens)
+            for i, seen in enumerate(shape.local_tokens):
+                ops += forward.decode(shape.decodes, seen, i)
+        host = self._host.seconds(tokens, sampled)
+        if host:
+            ops.append(OpCost("host", 1, Cost(host, 0.0, 0.0, "host")))
+        return ops
+
+    def _run_with_spans(self, shape: RunShape, base: int, max_steps: int) -> StepTimes:
+        """As `run`, with one more term per span; a piece ends where the first of the terms reaches a knot."""
+        count, done, total = shape.decodes, 0, 0
+        seen = [shape.context_tokens, *shape.local_tokens]
+        growth = [count, *shape.local_growth]
+        terms = [self._whole, *self._local]
+        pieces: list[Piece] = []
+        while True:
+            first, slope, steps = base, 0, max_steps - done
+            for knots, tokens, grows in zip(terms, seen, growth, strict=True):
+                time, per_token, room = knots.at(count, tokens)
+                first += time
+                slope += per_token * grows
+                if grows and (room + grows - 1) // grows < steps:
+                    steps = (room + grows - 1) // grows
+            pieces.append((done, total, first, slope, steps))
+            total, done = total + steps * first + slope * (steps * (steps - 1) >> 1), done + steps
+            if done == max_steps:
+                return StepTimes(done, total, pieces)
+            seen = [tokens + steps * grows for tokens, grows in zip(seen, growth, strict=True)]
+
+    def _mixed(self, shape: RunShape) -> int:
+        """A step with prompt chunks, and perhaps decodes beside them."""
+        count, chunks = shape.decodes, shape.chunks
+        tokens, sampled = shape.new_tokens, count + len(chunks)
+        time = (self._rows_ps.get(tokens) or self._rows(tokens)) + (self._head_ps.get(sampled) or self._head(sampled))
+        time += self._prefill(chunks)
+        if count:
+            time += self._whole.at(count, shape.context_tokens)[0]
+            for knots, seen in zip(self._local, shape.local_tokens, strict=True):
+                time += knots.at(count, seen)[0]
+        return time + self._ps(self._host.seconds(tokens, sampled))
+
+    def _prefill(self, chunks: Sequence[Chunk]) -> int:
+        if len(chunks) > 1:
+            return self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+        time = self._chunk_ps.get(chunks[0])
+        if time is None:
+            if len(self._chunk_ps) >= _MOST_CHUNKS:
+                self._chunk_ps.clear()
+            time = self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+            self._chunk_ps[chunks[0]] = time
+        return time
+
+    def _constant(self, count: int) -> int:
+        host = self._ps(self._host.seconds(count, count))
+        self._constant_ps[count] = time = self._rows(count) + self._head(count) + host
+        return time
+
+    def _rows(self, tokens: int) -> int:
+        time = self._rows_ps.get(tokens)
+        if time is None:
+            time = self._rows_ps[tokens] = self._ps(sum(op.seconds for op in self._forward.rows(tokens)))
+        return time
+
+    def _head(self, sampled: int) -> int:
+        time = self._head_ps.get(sampled)
+        if time is None:
+            time = self._head_ps[sampled] = self._ps(sum(op.seconds for op in self._forward.head(sampled)))
+        return time
+
+    def _ps(self, seconds: float) -> int:
+        return round(seconds * PS_PER_S / self._tick) * self._tick

@@ -1,0 +1,126 @@
+"""Replicas, a router and a client side on one clock."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import simpy
+
+from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm
+from sim.engine.recorder import Recorder
+from sim.engine.replica import Replica, ReplicaParts, add_request
+from sim.engine.router import Router
+from sim.request import Reason, Request, State
+from sim.workloads.base import Workload
+
+_TIDY_EVERY = 1024  # requests between two looks at buffers and progress
+
+
+class _StopSimulationError(Exception):
+    """Raised by an event to leave the event loop at a clean point."""
+
+
+class Cluster:
+    """Plays a workload against replicas. One object is good for one run.
+
+    `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
+    `on_progress` hears how many requests have ended.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        parts: list[ReplicaParts],
+        router: Router,
+        *,
+        max_model_len: int,
+        client_timeout_ps: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.env = simpy.Environment(initial_time=0)  # an integer, and so are all delays: the clock counts picoseconds
+        self.recorder = Recorder()
+        self.replicas = [Replica(self.env, i, p, self.recorder, self._ended) for i, p in enumerate(parts)]
+        self.submitted = self.ended = 0
+        self.interrupted = False
+        self._workload, self._router = workload, router
+        self._max_model_len, self._timeout_ps = max_model_len, client_timeout_ps
+        self._on_progress = on_progress
+        self._arrivals: Iterator[Request] = iter(workload)
+        self._next: Request | None = None
+        self._stopping = False
+
+    def run(self) -> None:
+        """Simulate until every request has ended, or Ctrl-C; then close what is left as unfinished."""
+        self._schedule_next()
+        previous = self._catch_interrupts()
+        try:
+            self.env.run()
+        except _StopSimulationError:
+            self.interrupted = self._stopping = True
+            for replica in self.replicas:
+                replica.stop()
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGINT, previous)
+        if self._on_progress is not None:
+            self._on_progress(self.ended)
+
+    def submit(self, request: Request) -> None:
+        """A request reaches the front door: it is refused there or routed."""
+        self.submitted += 1
+        replica = self._router(request, self.replicas)
+        if request.prompt_tokens + request.max_output_tokens > self._max_model_len:
+            self._refuse(request, Reason.TOO_LONG)
+        elif (reason := replica.refusal(request)) is not Reason.NONE:
+            self._refuse(request, reason)
+        else:
+            if self._timeout_ps is not None:
+                Alarm(self.env, TIMEOUT + request.id, self._timeout_ps, lambda _: replica.time_out(request))
+            replica.submit(request)
+
+    def _arrive(self, _: Alarm) -> None:
+        request = self._next
+        self._schedule_next()
+        if request is not None:
+            self.submit(request)
+
+    def _schedule_next(self) -> None:
+        self._next = request = next(self._arrivals, None)
+        if request is not None:
+            delay = request.arrival_ps - self.env._now
+            Alarm(self.env, ARRIVAL + request.id, delay, self._arrive)  # type: ignore[arg-type]
+
+    def _refuse(self, request: Request, reason: Reason) -> None:
+        request.state = State.REJECTED
+        now: int = self.env.now  # type: ignore[assignment]
+        add_request(self.recorder.requests, request, -1, reason, now)
+        self._ended(request, now)
+
+    def _ended(self, request: Request, now: int) -> None:
+        self.ended += 1
+        if not self.ended % _TIDY_EVERY:
+            self.recorder.tidy()
+            if self._on_progress is not None:
+                self._on_progress(self.ended)
+        if self._stopping:
+            return
+        for follow_up in self._workload.on_finish(request, now):
+            delay = follow_up.arrival_ps - now
+            Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self.submit(r))  # type: ignore[misc]
+
+    def _catch_interrupts(self) -> Any:
+        """Ctrl-C becomes the most urgent event, so that it never tears a state change apart."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+
+        def stop(_: Alarm) -> None:
+            raise _StopSimulationError
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            Alarm(self.env, STOP, 0, stop)
+
+        return signal.signal(signal.SIGINT, on_signal)

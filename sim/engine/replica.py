@@ -1,0 +1,377 @@
+"""One copy of the model: the loop that asks for a plan, waits for its time, applies and records it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import simpy
+
+from sim.batch import DecodeBatch
+from sim.cost.shape import RunShape
+from sim.cost.step_times import StepTimer, StepTimes
+from sim.engine.events import BOUNDARY, PLAN, Alarm
+from sim.engine.recorder import Recorder, Rows
+from sim.errors import InvariantError
+from sim.kv.base import KVAllocator
+from sim.request import Reason, Request, State
+from sim.schedulers.base import Scheduler
+from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaParts:
+    """What a replica is made of. `lead`: plans made ahead of the step in progress (1 with asynchronous scheduling)."""
+
+    scheduler: Scheduler
+    kv: KVAllocator
+    batch: DecodeBatch
+    timer: StepTimer
+    lead: int = 0
+    max_run: int = NO_LIMIT
+    """Most steps executed per plan; 1 is single-stepping."""
+
+
+EndHandler = Callable[[Request, int], None]
+"""Called with a request that has ended and the present time."""
+
+
+class Replica:
+    """Runs of steps on one model copy.
+
+    A plan is executed for as many steps as nothing can change (`max_run` = 1 makes it single-step; the results are
+    the same). Times inside a run come from its closed form. With `lead` = 1 (asynchronous scheduling) the plan of a
+    step is made when the step before it starts, so everything a scheduler sees, batch and blocks, is one step ahead
+    of the clock; requests still end when their last step really ends.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        index: int,
+        parts: ReplicaParts,
+        recorder: Recorder,
+        ended: EndHandler,
+    ) -> None:
+        self._env, self.index, self._ended = env, index, ended
+        self._scheduler, self._kv, self._batch = parts.scheduler, parts.kv, parts.batch
+        self._timer, self._lead, self._max_run = parts.timer, parts.lead, parts.max_run
+        self._requests, self._segments = recorder.requests, recorder.segments
+        self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
+        self.outstanding = 0
+        """Requests submitted and not ended: the counter that routers of large fleets read."""
+        self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
+        # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
+        self._finishes: list[tuple[int, int, int, Request]] = []
+        self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
+        self._plan: StepPlan | None = None  # in force; None: nothing is planned
+        self._times: StepTimes | None = None
+        self._alarm: Alarm | None = None  # the wake-up that counts; older ones are ignored
+        self._planning = False
+        self._start = self._steps = 0  # of the run in force
+        self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
+        self._boundary_ps = -1  # the last boundary
+        self._delivered = 0  # decode steps that had ended by then
+
+    # ---- what others may ask
+    def submit(self, request: Request) -> None:
+        """A request arrives."""
+        self.outstanding += 1
+        if self._scheduler.submit(request) or self._plan is None:
+            self._interrupt()
+
+    def refusal(self, request: Request) -> Reason:
+        """Why this replica could never serve the request, or NONE."""
+        return Reason.NEVER_FITS if self._kv.blocks_for(request) > self._kv.total_blocks else Reason.NONE
+
+    def time_out(self, request: Request) -> None:
+        """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
+        now = self._now
+        if request.state is State.WAITING and request.segment_start_ps <= now:
+            request.state = State.ABORTED
+            self._scheduler.abort(request)
+            self._close(request, Reason.CLIENT_TIMEOUT, now)
+        elif request.state in (State.WAITING, State.RUNNING):
+            self._gone.append(request)
+            if self._plan is None and (self._boundary_ps == now or self._free_ps <= now):
+                self._end_gone(now)
+        else:
+            return
+        self._interrupt()
+
+    def used_blocks(self) -> int:
+        """KV blocks in use now, read from the run in force without committing any of it."""
+        if self._plan is None or self._times is None or not self._plan.decodes:
+            return self._kv.used_after(0)
+        elapsed = self._now - self._start
+        committed = self._times.ended_by(elapsed) + self._lead if elapsed >= 0 else 0
+        return self._kv.used_after(min(committed, self._steps))
+
+    def check(self) -> None:
+        """Raise InvariantError unless the blocks agree with the requests that hold them, as of the last commit."""
+        context = self._batch.context_of
+        self._kv.check(
+            [(r, context(r) if r.joined_step >= 0 else r.computed_tokens) for r in self._scheduler.running()]
+        )
+
+    @property
+    def _now(self) -> int:
+        return self._env._now  # type: ignore[return-value]
+
+    # ---- the loop: plan, wait, apply, record
+    def _begin(self, _: object = None) -> None:
+        """Plan the next run and sleep until its last boundary (lead = 1: until its last step starts)."""
+        self._planning = False
+        env = self._env
+        now: int = env._now  # type: ignore[assignment]
+        plan = self._scheduler.plan(now)
+        if isinstance(plan, Idle):
+            self._wait(plan.until_ps, now)
+            return
+        if plan is not DECODE:
+            if plan.preempted is not None:
+                self._note_preempted(plan.preempted, now)
+            if not plan.chunks and not plan.decodes:
+                self._wait(NO_LIMIT, now)
+                return
+        limit = self._fill_shape(plan)
+        self._plan = plan
+        self._start = start = now if now > self._free_ps else self._free_ps
+        self._times = times = self._timer.run(self._shape, limit)
+        self._steps = steps = times.steps
+        if plan.valid_until_ps < start + times.total_ps:
+            self._steps = steps = self._steps_until(plan.valid_until_ps)
+        wake = start + times.end_of(steps - self._lead)
+        self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
+
+    def _end(self, alarm: Alarm) -> None:
+        """The boundary the run was waiting for: commit the run, end requests, plan again."""
+        if alarm is not self._alarm:
+            return  # superseded by an interruption
+        plan, times, k = self._plan, self._times, self._steps
+        if plan is None or times is None:
+            raise InvariantError(f"replica {self.index} woke up without a plan")
+        env, batch, chunks = self._env, self._batch, plan.chunks
+        now: int = env._now  # type: ignore[assignment]
+        self._record(times, k)
+        self._delivered = delivered = batch.steps
+        if plan.decodes:
+            self._delivered = delivered = delivered + k - self._lead
+            batch.advance(k)
+            self._kv.advance(k)
+        self._plan = self._times = None
+        self._boundary_ps, self._free_ps = now, self._start + times.end_of(k)
+        if chunks and not self._lead:
+            self._apply_chunks(chunks)
+        finishes = self._finishes
+        if self._gone or (finishes and finishes[0][0] <= delivered):
+            self._end_requests(now)
+        if chunks and self._lead:  # they are in flight: what they emit is not due yet
+            self._apply_chunks(chunks)
+        queue = env._queue
+        if queue and queue[0][0] == now:
+            self._plan_soon()  # something else happens at this very instant
+        else:
+            self._begin()
+
+    def _fill_shape(self, plan: StepPlan) -> int:
+        """Set the shape to the plan's first step; return for how many steps nothing can change."""
+        shape, batch, limit = self._shape, self._batch, plan.max_steps
+        shape.chunks = [(request.computed_tokens, tokens) for request, tokens in plan.chunks] if plan.chunks else ()
+        if not plan.decodes:
+            shape.decodes = shape.context_tokens = 0
+            return 1
+        shape.decodes, shape.context_tokens = batch.count, batch.context_tokens
+        if limit > self._max_run:
+            limit = self._max_run
+        if limit > 1:
+            finishes = self._finishes
+            while finishes[0][2] != finishes[0][3].preemptions:
+                heapq.heappop(finishes)  # left behind by a preemption
+            limit = min(limit, finishes[0][0] + self._lead - batch.steps)
+            if batch.spans:
+                limit = batch.steps_to_crossing(limit)
+            limit = self._kv.growth_limit(limit)
+        return limit
+
+    def _apply_chunks(self, chunks: Sequence[tuple[Request, int]]) -> None:
+        """Prompt pieces are computed; a prompt that is complete emits a token and its request decodes from now on."""
+        batch, end = self._batch, self._free_ps
+        for request, tokens in chunks:
+            if request.state is not State.RUNNING:
+                continue  # its client gave up while the step was in flight
+            self._note_scheduled(request)
+            request.computed_tokens = computed = request.computed_tokens + tokens
+            if computed < request.target_tokens:
+                continue
+            request.emitted_tokens += 1
+            if request.first_token_ps < 0:
+                request.first_token_ps = end
+            request.segment_start_ps, request.segment_step = end, batch.steps
+            batch.join(request)
+            self._kv.grow(request)
+            last = batch.steps + request._output_tokens - request.emitted_tokens
+            request._finish_step = last
+            heapq.heappush(self._finishes, (last, request.id, request.preemptions, request))
+
+    def _end_requests(self, now: int) -> None:
+        """End those whose clients have gone, then what the delivered steps have finished."""
+        if self._gone:
+            self._end_gone(now)
+        finishes, delivered = self._finishes, self._delivered
+        while finishes and finishes[0][0] <= delivered:
+            step, _, preemptions, request = heapq.heappop(finishes)
+            if preemptions == request.preemptions and request.state is State.RUNNING:
+                request.state = State.COMPLETED
+                self._leave(request, step, now)
+                self._close(request, Reason.NONE, now)
+
+    def _end_gone(self, now: int) -> None:
+        gone, self._gone = sorted(self._gone, key=lambda request: request.id), []
+        for request in gone:
+            if request.state is State.WAITING:  # it was preempted while its last token was in flight
+                request.state = State.ABORTED
+                self._scheduler.abort(request)
+            elif request.state is State.RUNNING:
+                request.state = State.ABORTED
+                self._note_scheduled(request)
+                self._leave(request, self._delivered, now)
+            else:
+                continue
+            self._close(request, Reason.CLIENT_TIMEOUT, now)
+
+    def _leave(self, request: Request, delivered: int, now: int) -> None:
+        """A running request gives back its seat and its memory; it has the tokens of steps up to `delivered`."""
+        if request.joined_step >= 0:
+            if request.segment_start_ps > now:  # its first token is in flight and will not arrive
+                delivered = request.joined_step - 1
+                if request.first_token_ps > now:
+                    request.first_token_ps = -1
+            else:
+                segment = (request.id, self.index, request.segment_start_ps, request.joined_step, delivered)
+                self._segments.add(self._segments.pack(*segment))
+            self._batch.leave(request, delivered)
+        self._kv.release(request)
+        self._scheduler.finish(request)
+
+    def _close(self, request: Request, reason: Reason, now: int) -> None:
+        self.outstanding -= 1
+        add_request(self._requests, request, self.index, reason, now)
+        self._ended(request, now)
+
+    def _note_scheduled(self, request: Request) -> None:
+        """A chunk of the request is in the run that starts at `_start`."""
+        if request.scheduled_ps < 0:
+            request.scheduled_ps = self._start
+        elif request.preempted_at_ps >= 0:
+            request.preempted_ps += self._start - request.preempted_at_ps
+            request.preempted_at_ps = -1
+
+    def _note_preempted(self, preempted: list[Request], now: int) -> None:
+        """The stretch of decoding that a preemption ends; a token in flight still arrives."""
+        steps = self._batch.steps
+        for request in preempted:
+            request.preempted_at_ps = now
+            if request.segment_step < 0:
+                continue  # it was still prefilling
+            self._segments.add(
+                self._segments.pack(request.id, self.index, request.segment_start_ps, request.segment_step, steps)
+            )
+            request.segment_step = -1
+            if self._delivered < steps:
+                request.segment_start_ps = self._free_ps
+
+    def _wait(self, until_ps: int, now: int) -> None:
+        """Nothing to plan: until something arrives, the scheduler's deadline, or the end of the step in flight."""
+        self._plan = self._times = None
+        if self._scheduler.num_running:
+            if self._free_ps <= now:
+                raise InvariantError(f"replica {self.index} has running requests and plans no step")
+            until_ps = min(until_ps, self._free_ps)
+        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT:
+            raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
+        self._alarm = None
+        if until_ps < NO_LIMIT:
+            self._alarm = Alarm(self._env, BOUNDARY + self.index, max(0, until_ps - now), self._wake)
+
+    def _wake(self, alarm: Alarm) -> None:
+        if alarm is not self._alarm:
+            return
+        now = self._now
+        self._boundary_ps = now
+        if self._free_ps <= now:
+            self._delivered = self._batch.steps
+        self._end_requests(now)
+        self._plan_soon()
+
+    def _plan_soon(self) -> None:
+        if not self._planning:
+            self._planning = True
+            Alarm(self._env, PLAN + self.index, 0, self._begin)
+
+    def _interrupt(self) -> None:
+        """Make the run in force end at the first boundary at or after now."""
+        if self._plan is None:
+            self._plan_soon()
+        elif self._steps > 1 and self._times is not None:
+            now = self._now
+            steps = self._steps_until(now)
+            if steps < self._steps:
+                self._steps = steps
+                wake = self._start + self._times.end_of(steps - self._lead)
+                self._alarm = Alarm(self._env, BOUNDARY + self.index, wake - now, self._end)
+
+    def _steps_until(self, time_ps: int) -> int:
+        """How many steps the run has if it is to be followed by a plan at the first boundary at or after a time."""
+        times = self._times
+        if times is None or time_ps > self._start + times.total_ps:
+            return self._steps
+        if time_ps <= self._start:
+            return 1
+        return min(self._steps, times.first_boundary(time_ps - self._start)[0] + self._lead)
+
+    def _record(self, times: StepTimes, k: int) -> None:
+        """The rows of a run, before it is committed."""
+        shape, kv, scheduler, start = self._shape, self._kv, self._scheduler, self._start
+        count, chunks, pairs, prefill = shape.decodes, shape.chunks, 0, 0
+        for cached, new in chunks:
+            prefill += new
+            pairs += new * cached + (new * (new + 1) >> 1)
+        blocks, context, tokens = kv.total_blocks - kv.free_blocks, shape.context_tokens, kv.stored_tokens
+        for first, offset, a, b, n in times.pieces:
+            if first >= k:
+                break
+            if first:
+                blocks = kv.used_after(first)
+            self._add_step(self._pack_step(
+                self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
+                prefill, len(chunks), pairs, blocks, tokens + first * count, scheduler.num_waiting,
+                scheduler.num_running,
+            ))  # fmt: skip
+
+    def stop(self) -> None:
+        """The simulation ends here: commit the steps that have ended and close every request as unfinished."""
+        now = self._now
+        plan, times = self._plan, self._times
+        if plan is not None and times is not None and plan.decodes and not plan.chunks:
+            ended = times.ended_by(now - self._start)
+            if ended:
+                self._record(times, ended)
+                self._batch.advance(ended)
+                self._kv.advance(ended)
+                self._delivered = self._batch.steps
+        for request in [*self._scheduler.running(), *self._scheduler.waiting()]:
+            running, request.state = request.state is State.RUNNING, State.UNFINISHED
+            if running:
+                self._leave(request, min(self._delivered, request._finish_step), now)
+            self._close(request, Reason.INTERRUPTED, now)
+
+
+def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now: int) -> None:
+    """A row of the request table, at the end of its life."""
+    rows.add(rows.pack(
+        request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
+        now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
+        request.preempted_ps,
+    ))  # fmt: skip

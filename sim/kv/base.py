@@ -1,0 +1,97 @@
+"""The seam between a scheduler and the memory that holds keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sim.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Room was found. Tokens that need not be computed, and bytes that must move first, widen the answer."""
+
+    cached_tokens: int = 0
+    transfer_bytes: int = 0
+
+
+GRANTED = Grant()
+
+
+@dataclass(frozen=True, slots=True)
+class KVUsage:
+    """What the cache holds: all its blocks, those in use, and the tokens stored in them."""
+
+    total_blocks: int
+    used_blocks: int
+    block_tokens: int
+    stored_tokens: int
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Room in blocks in use that holds nothing (internal fragmentation, and reservation where there is any)."""
+        return self.used_blocks * self.block_tokens - self.stored_tokens
+
+
+class KVAllocator(Protocol):
+    """Blocks of KV memory on one replica. The scheduler asks; the replica reports steps done.
+
+    While a request prefills, it holds what `reserve` granted. From `grow` on it decodes: every step of the replica in
+    which decodes take part adds one token, committed for all of them at once by `advance`. `release` ends either.
+    """
+
+    total_blocks: int
+    free_blocks: int
+    """Blocks nobody holds, as of the last commit."""
+    block_tokens: int
+    stored_tokens: int
+    """Tokens that have been given room and not released, as of the last commit."""
+
+    def blocks_for(self, request: Request) -> int:
+        """The most blocks this request may ever hold. More than `total_blocks`: it can never be served."""
+        ...
+
+    def can_reserve(self, tokens: int) -> bool:
+        """Whether a request that holds nothing could reserve this many tokens now. Changes nothing."""
+        ...
+
+    def reserve(self, request: Request, tokens: int) -> Grant | None:
+        """Room for `tokens` after what the request has computed: all of it, or None and nothing has changed.
+
+        Never takes blocks that the growing requests need for their next token.
+        """
+        ...
+
+    def grow(self, request: Request) -> None:
+        """All the request holds is computed; it gains one token per step from the next step on."""
+        ...
+
+    def shortage(self) -> int:
+        """Blocks that the next step of the growing requests needs beyond those that are free; 0: the step fits."""
+        ...
+
+    def growth_limit(self, steps: int) -> int:
+        """The largest k up to `steps` such that k steps of all growing requests fit."""
+        ...
+
+    def used_after(self, steps: int) -> int:
+        """Blocks in use once the growing requests have done `steps` more steps. Changes nothing."""
+        ...
+
+    def advance(self, steps: int) -> None:
+        """The growing requests have done `steps` steps; at most `growth_limit` of them."""
+        ...
+
+    def release(self, request: Request) -> None:
+        """Everything the request holds is free. Its token counts must be current."""
+        ...
+
+    def usage(self) -> KVUsage:
+        """What is in use, as of the last commit."""
+        ...
+
+    def check(self, holders: Iterable[tuple[Request, int]]) -> None:
+        """Raise InvariantError unless the books agree with what these requests hold: (request, tokens computed)."""
+        ...

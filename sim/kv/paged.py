@@ -1,0 +1,125 @@
+"""Blocks on demand: PagedAttention (Kwon et al., SOSP 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sim.errors import InvariantError
+from sim.kv.base import GRANTED, Grant, KVUsage
+from sim.request import Request
+from sim.units import ceil_div
+
+_GROWING = -1
+"""In `Request.reserved_tokens`: the request decodes, and what it holds follows from its context."""
+
+
+class PagedKV:
+    """Fixed-size blocks, taken when a token needs one, freed when its request ends.
+
+    The growth of all decoding requests is one histogram: `_due[p]` counts those that open a new block in a step of
+    phase p (steps done, modulo the block size). It is stored twice over, which saves the modulo within one round.
+    `fixed_blocks` is what every admitted request holds besides: the states of linear attention, and layers that keep
+    a window only.
+    """
+
+    __slots__ = ("_due", "_fixed", "_growing", "_phase", "block_tokens", "free_blocks", "stored_tokens", "total_blocks")
+
+    def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0) -> None:
+        self.total_blocks = self.free_blocks = total_blocks
+        self.block_tokens, self._fixed = block_tokens, fixed_blocks
+        self._due = [0] * (2 * block_tokens)
+        self._phase = self._growing = self.stored_tokens = 0
+
+    def blocks_for(self, request: Request) -> int:
+        """Blocks of the prompt and the longest output the client allows."""
+        return ceil_div(request.prompt_tokens + request.max_output_tokens, self.block_tokens) + self._fixed
+
+    def can_reserve(self, tokens: int) -> bool:
+        """Whether the blocks of a new request's `tokens` are free, beside those that growth needs next."""
+        return ceil_div(tokens, self.block_tokens) + self._fixed <= self.free_blocks - self._due[self._phase]
+
+    def reserve(self, request: Request, tokens: int) -> Grant | None:
+        """Blocks for the tokens that the last block of the request has no room for."""
+        size, have = self.block_tokens, request.computed_tokens
+        need = (have + tokens + size - 1) // size - (have + size - 1) // size
+        if not request.reserved_tokens:
+            need += self._fixed
+        if need > self.free_blocks - self._due[self._phase]:
+            return None
+        self.free_blocks -= need
+        self.stored_tokens += tokens
+        request.reserved_tokens = have + tokens
+        return GRANTED
+
+    def grow(self, request: Request) -> None:
+        """From the next step on this request adds a token per step to those it has computed."""
+        request.reserved_tokens = _GROWING
+        self._count(request.computed_tokens, 1)
+
+    def shortage(self) -> int:
+        """Blocks missing for one more token of every growing request."""
+        missing = self._due[self._phase] - self.free_blocks
+        return missing if missing > 0 else 0
+
+    def growth_limit(self, steps: int) -> int:
+        """Whole rounds of `block_tokens` steps take one block per growing request; the rest follows the histogram."""
+        n, free, size = self._growing, self.free_blocks, self.block_tokens
+        if n == 0 or free >= n * (steps // size + 1):
+            return steps
+        k, rest, p = free // n * size, free % n, self._phase
+        while k < steps and rest >= self._due[p]:
+            rest -= self._due[p]
+            p += 1
+            k += 1
+        return min(k, steps)
+
+    def used_after(self, steps: int) -> int:
+        """In closed form, for readers of a run that is under way."""
+        return self.total_blocks - self.free_blocks + self._grown(steps)
+
+    def advance(self, steps: int) -> None:
+        """Commit the growth of a run in one go."""
+        self.free_blocks -= self._grown(steps)
+        self.stored_tokens += steps * self._growing
+        self._phase = (self._phase + steps) % self.block_tokens
+
+    def release(self, request: Request) -> None:
+        """Free the blocks of a request that prefills, or decodes and has left the batch."""
+        held, reserved = request.computed_tokens, request.reserved_tokens
+        if reserved == _GROWING:
+            self._count(held, -1)
+        elif reserved > held:
+            held = reserved
+        if reserved:
+            self.free_blocks += (held + self.block_tokens - 1) // self.block_tokens + self._fixed
+        self.stored_tokens -= held
+        request.reserved_tokens = 0
+
+    def usage(self) -> KVUsage:
+        """Blocks in use, and how much of them is filled."""
+        return KVUsage(self.total_blocks, self.used_after(0), self.block_tokens, self.stored_tokens)
+
+    def check(self, holders: Iterable[tuple[Request, int]]) -> None:
+        """Free and held blocks add up, and the histogram counts exactly the growing requests."""
+        held = growing = 0
+        for request, tokens in holders:
+            growing += request.reserved_tokens == _GROWING
+            held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed
+        if held + self.free_blocks != self.total_blocks or growing != self._growing or sum(self._due) != 2 * growing:
+            raise InvariantError(
+                f"KV blocks do not add up: {held} held by requests ({growing} growing) + {self.free_blocks} free "
+                f"!= {self.total_blocks} in all ({self._growing} growing in the histogram)"
+            )
+
+    def _grown(self, steps: int) -> int:
+        rounds, rest = divmod(steps, self.block_tokens)
+        p = self._phase
+        if rest == 1:
+            return rounds * self._growing + self._due[p]
+        return rounds * self._growing + sum(self._due[p : p + rest])
+
+    def _count(self, tokens: int, sign: int) -> None:
+        p = (self._phase - tokens) % self.block_tokens
+        self._due[p] += sign
+        self._due[p + self.block_tokens] += sign
+        self._growing += sign

@@ -1,0 +1,305 @@
+"""Tables to numbers: what `vllm bench serve` reports, under its names, and what a simulator knows beyond it.
+
+Definitions follow vLLM (vllm/benchmarks/serve.py, main of 2026). Beware of the same words elsewhere: NVIDIA's "inter
+token latency" (aiperf) is our TPOT, and guidellm's "time per output token" is end-to-end latency over output tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sim.regime import judge
+from sim.request import Reason, State
+from sim.results import Column, RunResult, Table
+from sim.series import Series, kv_growth, row_durations_ps, run_window_ps, sequences_per_step, series_of
+from sim.slo import per_request_limits_ms, verdicts
+from sim.token_times import inter_token_gaps, tokens_per_bin
+from sim.units import PS_PER_S
+
+PERCENTILES = (90, 95, 99)
+_MS = 1e3
+_SIGNIFICANT_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Observations with their multiplicities; statistics equal those of the list written out in full."""
+
+    values: Column
+    counts: Column
+
+    @classmethod
+    def of(cls, values: Column, counts: Column | None = None) -> Sample:
+        """Sort once, so that every percentile is a look-up."""
+        order = np.argsort(values, kind="stable")
+        counts = np.ones(len(values), dtype=np.int64) if counts is None else counts
+        return cls(values[order], counts[order])
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    @cached_property
+    def _upto(self) -> Column:
+        return np.cumsum(self.counts)
+
+    def percentile(self, percent: float) -> float:
+        """Linear interpolation between order statistics, as `numpy.percentile`; NaN of nothing."""
+        return float(self.percentiles(np.array([percent]))[0])
+
+    def percentiles(self, percents: Column) -> Column:
+        """Several at once."""
+        if not len(self.values):
+            return np.full(len(percents), math.nan)
+        position = (int(self._upto[-1]) - 1) * percents / 100
+        below = np.floor(position).astype(np.int64)
+        above = np.ceil(position).astype(np.int64)
+        low, high = (self.values[np.searchsorted(self._upto, k, side="right")] for k in (below, above))
+        between: Column = low + (high - low) * (position - below)
+        return between
+
+    def mean(self) -> float:
+        """NaN of nothing."""
+        return float(np.sum(self.values * self.counts) / len(self)) if len(self.values) else math.nan
+
+    def std(self) -> float:
+        """Population standard deviation, as vLLM reports it."""
+        if not len(self.values):
+            return math.nan
+        return float(np.sqrt(np.sum((self.values - self.mean()) ** 2 * self.counts) / len(self)))
+
+
+def summarise(
+    result: RunResult, samples: Mapping[str, Sample] | None = None, series: Series | None = None
+) -> dict[str, Any]:
+    """Every number of a run as one JSON-ready mapping; equal runs give equal mappings.
+
+    `ttft`, `tpot`, `itl`, `e2el` and the queue, prefill, decode and preempted times carry `mean_`, `median_`, `std_`,
+    `p90_`, `p95_` and `p99_` in milliseconds, over completed requests; what nothing was observed of is null.
+    `num_prompts` = `completed` + `failed` + `unfinished`. `duration` runs from the first arrival to the last
+    request's end. `max_concurrent_requests` is the exact peak, where vLLM counts requests touching one second.
+    `samples` and `series`, when the caller has them already, save working them out again.
+    """
+    requests = result.requests
+    completed = requests.where(requests["state"] == State.COMPLETED)
+    samples = latency_samples(result) if samples is None else samples
+    summary: dict[str, Any] = {**_counts(requests), **_throughput(result, completed)}
+    for name, sample in samples.items():
+        summary |= _statistics(name, sample)
+    summary["num_preemptions"] = int(requests["preemptions"].sum())
+    summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
+    summary |= _slo(result, completed, summary, samples)
+    summary |= _steps(result, summary["duration"])
+    summary["kv"] = _kv(result, series_of(result) if series is None else series)
+    verdict = judge(requests, arrival_kind(result.manifest))
+    summary |= {
+        "regime": verdict.regime.value,
+        "regime_reason": verdict.reason,
+        "steady_state": verdict.steady_state,
+        "queue_share_of_ttft": verdict.queue_share_of_ttft,
+        "trust": result.facts.get("trust"),
+        "interrupted": bool(result.manifest.get("interrupted", False)),
+    }
+    stable: dict[str, Any] = _json_stable(summary)
+    return stable
+
+
+def latency_samples(result: RunResult) -> dict[str, Sample]:
+    """TTFT, TPOT, ITL, E2E latency and where the time went, in seconds, of the completed requests.
+
+    A request with one output token has no TPOT and is left out of that sample only.
+    """
+    everyone = result.requests
+    done = everyone.where(everyone["state"] == State.COMPLETED)
+    several = done.where(done["output_tokens"] > 1)
+    all_done = len(done) == len(everyone)
+    gaps = inter_token_gaps(result, None if all_done else done["request_id"])
+    return {
+        "ttft": Sample.of(ttft_s(done)),
+        "tpot": Sample.of(tpot_s(several)),
+        "itl": Sample.of(gaps.gap_ps / PS_PER_S, gaps.count),
+        "e2el": Sample.of(e2e_s(done)),
+        "queue_time": Sample.of(_span_s(done, "arrival_ps", "scheduled_ps")),
+        "prefill_time": Sample.of(_span_s(done, "scheduled_ps", "first_token_ps")),
+        "decode_time": Sample.of(_span_s(done, "first_token_ps", "finish_ps")),
+        "preempted_time": Sample.of(done["preempted_ps"] / PS_PER_S),
+    }
+
+
+def ttft_s(requests: Table) -> Column:
+    """Arrival to first token, queueing included."""
+    return _span_s(requests, "arrival_ps", "first_token_ps")
+
+
+def tpot_s(requests: Table) -> Column:
+    """(E2E - TTFT) / (output tokens - 1), one value per request; zero where there is one token only."""
+    after_first = np.maximum(requests["output_tokens"].astype(np.int64) - 1, 1)
+    tpot: Column = _span_s(requests, "first_token_ps", "finish_ps") / after_first
+    return tpot
+
+
+def e2e_s(requests: Table) -> Column:
+    """Arrival to last token."""
+    return _span_s(requests, "arrival_ps", "finish_ps")
+
+
+def arrival_kind(manifest: Mapping[str, Any]) -> str:
+    """The kind of the workload's arrivals ("poisson", "closed_loop", ...), empty when the manifest does not say."""
+    for part in ("facts", "scenario"):
+        workload = (manifest.get(part) or {}).get("workload")
+        arrival = workload.get("arrival") if isinstance(workload, Mapping) else None
+        if isinstance(arrival, Mapping) and arrival.get("kind"):
+            return str(arrival["kind"])
+    return ""
+
+
+def conforming(completed: Table, limits_ms: Mapping[str, float]) -> Column:
+    """Which completed requests meet every limit (`ttft`, `tpot`, `e2el`); one-token requests pass any TPOT."""
+    observed = {"ttft": ttft_s, "tpot": tpot_s, "e2el": e2e_s}
+    passes = np.ones(len(completed), dtype=bool)
+    for metric, limit in limits_ms.items():
+        passes &= observed[metric](completed) * _MS <= limit
+    return passes
+
+
+def _span_s(requests: Table, begin: str, end: str) -> Column:
+    span: Column = (requests[end] - requests[begin]) / PS_PER_S
+    return span
+
+
+def _statistics(name: str, sample: Sample) -> dict[str, float]:
+    return {
+        f"mean_{name}_ms": sample.mean() * _MS,
+        f"median_{name}_ms": sample.percentile(50) * _MS,
+        f"std_{name}_ms": sample.std() * _MS,
+        **{f"p{p}_{name}_ms": sample.percentile(p) * _MS for p in PERCENTILES},
+    }
+
+
+def _counts(requests: Table) -> dict[str, Any]:
+    state = requests["state"]
+    failed = (state == State.ABORTED) | (state == State.REJECTED)
+    completed = int(np.count_nonzero(state == State.COMPLETED))
+    reasons, counts = np.unique(requests["reason"][failed], return_counts=True)
+    return {
+        "num_prompts": len(requests),
+        "completed": completed,
+        "failed": int(np.count_nonzero(failed)),
+        "failures": {Reason(r).name.lower(): int(n) for r, n in zip(reasons, counts, strict=True)},
+        "aborted": int(np.count_nonzero(state == State.ABORTED)),
+        "rejected": int(np.count_nonzero(state == State.REJECTED)),
+        "unfinished": len(requests) - completed - int(np.count_nonzero(failed)),
+    }
+
+
+def _throughput(result: RunResult, completed: Table) -> dict[str, Any]:
+    start, end = run_window_ps(result.requests)
+    duration = (end - start) / PS_PER_S
+    received, generated = int(completed["prompt_tokens"].sum()), int(completed["output_tokens"].sum())
+    seconds = (end - start) // PS_PER_S + 1
+    peak = int(tokens_per_bin(result, start, PS_PER_S, int(seconds)).max())
+    output_throughput = _per(generated, duration)
+    gpus, price = result.facts.get("gpus"), result.facts.get("price_per_gpu_hour_usd")
+    usd_per_s = gpus * price / 3600 if gpus and price else math.nan
+    return {
+        "duration": duration,
+        "total_input_tokens": received,
+        "total_output_tokens": generated,
+        "cached_input_tokens": int(completed["cached_tokens"].sum()),
+        "output_tokens_of_failed": int(result.requests["output_tokens"].sum()) - generated,
+        "request_throughput": _per(len(completed), duration),
+        "output_throughput": output_throughput,
+        "total_token_throughput": _per(received + generated, duration),
+        "output_throughput_per_gpu": _per(output_throughput, gpus or 0),
+        "max_output_tokens_per_s": peak,
+        "max_concurrent_requests": _peak_in_flight(result.requests),
+        "gpus": gpus,
+        "usd_per_million_output_tokens": _per(usd_per_s * 1e6, output_throughput),
+    }
+
+
+def _peak_in_flight(requests: Table) -> int:
+    if not len(requests):
+        return 0
+    moments = np.concatenate([requests["finish_ps"], requests["arrival_ps"]])
+    change = np.repeat([-1, 1], len(requests))
+    # At one instant those who leave go first: the stable sort keeps the order of the concatenation.
+    return max(0, int(np.cumsum(change[np.argsort(moments, kind="stable")]).max()))
+
+
+def _slo(
+    result: RunResult, completed: Table, summary: Mapping[str, Any], samples: Mapping[str, Sample]
+) -> dict[str, Any]:
+    """Goodput divides by the whole run. A failed request does not conform; one cut off by the end is not counted."""
+    scenario = result.manifest.get("scenario") or {}
+    slo = {key: value for key, value in (scenario.get("slo") or {}).items() if value is not None}
+    if not slo:
+        return {"request_goodput": None, "slo_attainment": None, "slo": []}
+    good = int(np.count_nonzero(conforming(completed, per_request_limits_ms(slo))))
+    return {
+        "request_goodput": _per(good, summary["duration"]),
+        "slo_attainment": _per(good, summary["completed"] + summary["failed"]),
+        "slo": verdicts(slo, samples),
+    }
+
+
+def _steps(result: RunResult, duration_s: float) -> dict[str, Any]:
+    steps = result.steps
+    n = int(steps["steps"].sum())
+    replicas = _replicas(result)
+    busy_s = float(np.sum(row_durations_ps(steps), dtype=np.float64)) / PS_PER_S
+    return {
+        "num_steps": n,
+        "mean_batch_size": _per(float(np.sum(steps["steps"] * sequences_per_step(steps), dtype=np.float64)), n),
+        "max_batch_size": int(sequences_per_step(steps).max(initial=0)),
+        "busy_share": _per(busy_s, replicas * duration_s),
+    }
+
+
+def _replicas(result: RunResult) -> int:
+    return int(result.facts.get("replicas") or max(1, len(np.unique(result.steps["replica"]))))
+
+
+def _kv(result: RunResult, series: Series) -> dict[str, Any]:
+    """Blocks over the whole run (idle time included): used, of that filled and empty, and free, as shares of all."""
+    facts, steps = result.facts, result.steps
+    per_replica = facts.get("num_gpu_blocks") or 0
+    blocks = per_replica * _replicas(result)
+    grown = kv_growth(steps, int(facts.get("block_size") or 1))[1]
+    peak = float(np.max(steps["kv_blocks"] + grown, initial=0.0))
+    used, filled = (float(np.mean(x)) * _covered(series, result) for x in (series.kv_blocks, series.kv_blocks_filled))
+    return {
+        "num_blocks": blocks,
+        "block_size": facts.get("block_size"),
+        "mean_used_share": _per(used, blocks),
+        "peak_used_share": _per(min(peak, per_replica), per_replica),
+        "mean_filled_share": _per(filled, blocks),
+        "mean_internal_fragmentation_share": _per(used - filled, blocks),
+        "mean_free_share": 1.0 - _per(used, blocks),
+    }
+
+
+def _covered(series: Series, result: RunResult) -> float:
+    """The grid is a little longer than the run, because its intervals are whole picoseconds."""
+    start, end = run_window_ps(result.requests)
+    return series.grid.width_ps * series.grid.bins / max(end - start, 1)
+
+
+def _per(amount: float, of: float) -> float:
+    return amount / of if of else math.nan
+
+
+def _json_stable(value: Any) -> Any:
+    """NaN becomes null; floats keep 12 digits, so that summation order on another CPU does not show."""
+    if isinstance(value, Mapping):
+        return {key: _json_stable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_stable(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.{_SIGNIFICANT_DIGITS}g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,66 @@
+"""Engine presets: the defaults of a serving engine, which may depend on the GPU."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from sim.catalog import find
+from sim.documents import load_yaml, validate
+from sim.specs.hardware import Gpu
+from sim.units import GIB, SECONDS, quantity
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_LARGE_GPU_BYTES = 70 * GIB
+
+Seconds = Annotated[float, BeforeValidator(lambda raw: quantity(raw, SECONDS)), Field(ge=0, allow_inf_nan=False)]
+
+
+class HostDefaults(BaseModel):
+    """Time of the engine around the GPU that is not hidden behind it."""
+
+    model_config = _FROZEN
+
+    step_s: Seconds = Field(default=0.0, description="per step")
+    sequence_s: Seconds = Field(default=0.0, description="per sequence and step")
+    token_s: Seconds = Field(default=0.0, description="per new token of a step")
+
+
+class LargeGpuDefaults(BaseModel):
+    """What differs on GPUs with at least 70 GiB that are not an A100 (vLLM's rule)."""
+
+    model_config = _FROZEN
+
+    max_num_seqs: int = Field(gt=0)
+    max_num_batched_tokens: int = Field(gt=0)
+
+
+class EnginePreset(BaseModel):
+    """Defaults for every key of `engine:` that a scenario leaves out."""
+
+    model_config = _FROZEN
+
+    description: str
+    scheduler: str
+    max_num_seqs: int = Field(gt=0)
+    max_num_batched_tokens: int = Field(gt=0)
+    on_large_gpus: LargeGpuDefaults | None = None
+    gpu_memory_utilization: float = Field(gt=0, le=1)
+    memory_budget: Literal["vllm", "sglang", "tensorrt-llm"]
+    block_size: int = Field(gt=0)
+    enable_prefix_caching: bool
+    async_scheduling: bool
+    long_prefill_token_threshold: int = Field(ge=0)
+    host: HostDefaults = HostDefaults()
+
+    def limits(self, gpu: Gpu) -> tuple[int, int]:
+        """(max_num_seqs, max_num_batched_tokens) that the engine chooses on this GPU."""
+        large = gpu.memory_visible_bytes >= _LARGE_GPU_BYTES and not gpu.name.startswith("a100")
+        chosen = self.on_large_gpus if large and self.on_large_gpus is not None else self
+        return chosen.max_num_seqs, chosen.max_num_batched_tokens
+
+
+def load_preset(name: str) -> EnginePreset:
+    """A shipped preset. Raises ConfigError with the nearest names."""
+    return validate(EnginePreset, load_yaml(find("preset", name)))

@@ -1,0 +1,97 @@
+"""One scenario, simulated: the function behind `roofserve run`, sweeps and plans."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from sim.audit import audit
+from sim.breakdown import breakdown
+from sim.build import Setup, build, resolved
+from sim.documents import canonical_json
+from sim.engine.cluster import Cluster
+from sim.results import RunResult
+from sim.scenario import LoadedScenario
+from sim.step import NO_LIMIT
+from sim.units import to_ps
+
+_VERSIONED = ("roofserve", "simpy", "numpy", "scipy")
+
+
+def simulate(
+    loaded: LoadedScenario, *, step_by_step: bool = False, on_progress: Callable[[int, int | None], None] | None = None
+) -> RunResult:
+    """Run a scenario and return its tables and manifest.
+
+    `step_by_step` executes one step per plan, which is slower and gives the same results. `on_progress` hears how
+    many requests have ended, and how many there will be if that is known. After Ctrl-C the result holds what has
+    happened, with the open requests as unfinished and `manifest["interrupted"]` true. Raises ConfigError for a
+    scenario that cannot run and InvariantError if the books do not balance.
+    """
+    return run_setup(build(loaded), step_by_step=step_by_step, on_progress=on_progress)
+
+
+def run_setup(
+    setup: Setup, *, step_by_step: bool = False, on_progress: Callable[[int, int | None], None] | None = None
+) -> RunResult:
+    """The same for a scenario that is already built. A setup is good for one run."""
+    timeout = setup.spec.client_timeout_s
+    total = setup.workload.num_requests
+    cluster = Cluster(
+        setup.workload,
+        [setup.parts(max_run=1 if step_by_step else NO_LIMIT) for _ in range(setup.scenario.replicas.count)],
+        setup.router(),
+        max_model_len=setup.engine.max_model_len,
+        client_timeout_ps=None if timeout is None else to_ps(timeout),
+        on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
+    )
+    cluster.run()
+    recorder = cluster.recorder
+    tables = recorder.requests.table(), recorder.steps.table(), recorder.segments.table()
+    result = RunResult(*tables, manifest=manifest(setup, cluster.interrupted))
+    audit(result, cluster.submitted)
+    result.manifest["facts"]["breakdown"] = breakdown(setup.timer, result.steps)
+    return result
+
+
+def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
+    """How a run came about, without any clock time, so that equal runs are equal bytes."""
+    scenario = resolved(setup)
+    price = setup.gpu.price_per_hour_usd
+    replicas = setup.scenario.replicas.count
+    return {
+        "scenario": scenario,
+        "seed": setup.scenario.seed,
+        "versions": {name: _version(name) for name in _VERSIONED},
+        "hashes": {
+            "scenario": _digest(scenario),
+            "hardware": _digest(setup.gpu.model_dump(mode="json")),
+        },
+        "interrupted": interrupted,
+        "facts": {
+            "replicas": replicas,
+            "gpus": replicas * setup.engine.tensor_parallel_size,
+            "num_gpu_blocks": setup.num_blocks,
+            "block_size": setup.engine.kv_cache["block_size"],
+            "kv_block_bytes": setup.memory.block_bytes,
+            "memory": setup.memory.as_dict(),
+            "model_parameters": setup.architecture.num_parameters,
+            "price_per_gpu_hour_usd": None if price is None else price.mid,
+            "trust": setup.kernels.trust,
+            "notes": list(setup.notes),
+            "workload": setup.workload.describe(),
+        },
+    }
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:16]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

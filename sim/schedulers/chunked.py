@@ -1,0 +1,102 @@
+"""Chunked prefill under one token budget: Sarathi-Serve (OSDI 2024), and the rule of vLLM V1."""
+
+from __future__ import annotations
+
+from sim.batch import DecodeBatch
+from sim.kv.base import KVAllocator
+from sim.request import Request, State
+from sim.schedulers.continuous import ContinuousScheduler
+from sim.step import DECODE, IDLE, Idle, StepPlan
+
+
+class ChunkedScheduler(ContinuousScheduler):
+    """Running decodes first, then prefill chunks in order of admission, then new requests, until the budget is spent.
+
+    A step that had to preempt admits nobody. `long_prefill_token_threshold` caps the chunk of one prompt, so that
+    several can share a step (0: no cap).
+    """
+
+    def __init__(
+        self,
+        kv: KVAllocator,
+        batch: DecodeBatch,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        long_prefill_token_threshold: int = 0,
+    ) -> None:
+        super().__init__(kv, batch, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+        self._cap = long_prefill_token_threshold or max_num_batched_tokens
+        self._prefilling: list[Request] = []  # admitted, prompt not yet computed; in order of admission
+
+    def plan(self, now_ps: int) -> StepPlan | Idle:
+        """One step under the token budget."""
+        preempted = None
+        if self._kv.shortage():
+            preempted = self._make_room()
+            if self._kv.shortage():
+                return StepPlan((), False, preempted)
+        if not self._prefilling and not self._waiting.size:
+            return DECODE if self._running else IDLE
+        return self._with_chunks(preempted)
+
+    def _with_chunks(self, preempted: list[Request] | None) -> StepPlan | Idle:
+        """Prompts under way, then new ones unless somebody had to be preempted, beside the decodes."""
+        chunks: list[tuple[Request, int]] = []
+        budget = self._max_num_batched_tokens - self._batch.count
+        if self._prefilling:
+            budget, preempted = self._continue_prefills(chunks, budget, preempted)
+        if self._waiting.size and not preempted:
+            self._admit(chunks, budget)
+        if chunks or preempted:
+            return StepPlan(chunks, self._batch.count > 0, preempted)
+        return DECODE if self._running else IDLE
+
+    def _first_chunk(self, request: Request) -> int:
+        budget = self._max_num_batched_tokens - self._batch.count
+        return min(request.target_tokens, budget, self._cap)
+
+    def _continue_prefills(
+        self, chunks: list[tuple[Request, int]], budget: int, preempted: list[Request] | None
+    ) -> tuple[int, list[Request] | None]:
+        """Chunks for prompts under way; preempts newest-first when one does not fit, the prompt itself at the last."""
+        self._prefilling = [
+            r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is State.RUNNING
+        ]
+        for request in self._prefilling:
+            tokens = min(budget, request.target_tokens - request.computed_tokens, self._cap)
+            while tokens and request.state is State.RUNNING:
+                if self._kv.reserve(request, tokens) is not None:
+                    chunks.append((request, tokens))
+                    budget -= tokens
+                    break
+                decodes = self._batch.count
+                victim = self._newest_without_chunk(chunks)
+                if victim is None:
+                    break
+                self._preempt(victim)
+                budget += decodes - self._batch.count
+                preempted = [*(preempted or []), victim]
+        return budget, preempted
+
+    def _newest_without_chunk(self, chunks: list[tuple[Request, int]]) -> Request | None:
+        planned = {request.id for request, _ in chunks}
+        for request in reversed(self._running.values()):
+            if request.id not in planned and not self._batch.last_token_in_flight(request):
+                return request
+        return None
+
+    def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
+        kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
+        while waiting.size and budget > 0 and len(running) < self._max_num_seqs:
+            request = waiting.head()
+            tokens = min(budget, request.target_tokens, self._cap)
+            if kv.reserve(request, tokens) is None:
+                return
+            waiting.pop()
+            request.state = State.RUNNING
+            running[request.id] = request
+            if tokens < request.target_tokens:
+                prefilling.append(request)
+            chunks.append((request, tokens))
+            budget -= tokens

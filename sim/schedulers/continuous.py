@@ -1,0 +1,119 @@
+"""Iteration-level scheduling (Orca, OSDI 2022), prefill first: the rule of vLLM V0 without chunked prefill."""
+
+from __future__ import annotations
+
+from sim.batch import DecodeBatch
+from sim.kv.base import KVAllocator
+from sim.request import Request, State
+from sim.schedulers.queue_order import FcfsQueue
+from sim.step import DECODE, IDLE, Idle, StepPlan
+
+
+class ContinuousScheduler:
+    """Requests join and leave between steps. Whole prompts go first and alone; the decodes stand still meanwhile."""
+
+    def __init__(self, kv: KVAllocator, batch: DecodeBatch, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self._kv, self._batch = kv, batch
+        self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
+        self._waiting = FcfsQueue()
+        self._running: dict[int, Request] = {}  # in order of admission
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that are not admitted, preempted ones included."""
+        return self._waiting.size
+
+    @property
+    def num_running(self) -> int:
+        """Admitted requests, prefilling or decoding."""
+        return len(self._running)
+
+    def running(self) -> list[Request]:
+        """Admitted requests in order of admission."""
+        return list(self._running.values())
+
+    def waiting(self) -> list[Request]:
+        """Waiting requests, the next one first."""
+        return list(self._waiting)
+
+    def submit(self, request: Request) -> bool:
+        """Ends the plan in force if the request is next, has a seat, and its prompt fits the blocks now free.
+
+        Free blocks only get fewer while a plan lasts, and a plan ends whenever a request does.
+        """
+        waiting = self._waiting
+        waiting.push(request)
+        if waiting.size > 1 or len(self._running) >= self._max_num_seqs:
+            return False
+        return self._kv.can_reserve(self._first_chunk(request))
+
+    def plan(self, now_ps: int) -> StepPlan | Idle:
+        """Admit whole prompts if any fits; otherwise the running requests decode."""
+        if self._waiting.size:
+            chunks: list[tuple[Request, int]] = []
+            self._admit(chunks, self._max_num_batched_tokens)
+            if chunks:
+                return StepPlan(chunks, decodes=False)
+        if not self._running:
+            return IDLE
+        return self._under_pressure() if self._kv.shortage() else DECODE
+
+    def finish(self, request: Request) -> None:
+        """The request's seat is free."""
+        del self._running[request.id]
+
+    def abort(self, request: Request) -> None:
+        """A waiting request is gone."""
+        self._waiting.discard()
+
+    def _first_chunk(self, request: Request) -> int:
+        """Tokens that must fit before a waiting request can be admitted."""
+        return request.target_tokens
+
+    def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
+        kv, waiting, running = self._kv, self._waiting, self._running
+        while waiting.size and len(running) < self._max_num_seqs:
+            request = waiting.head()
+            tokens = request.target_tokens
+            if tokens > budget or kv.reserve(request, tokens) is None:
+                return
+            waiting.pop()
+            request.state = State.RUNNING
+            running[request.id] = request
+            chunks.append((request, tokens))
+            budget -= tokens
+
+    def _under_pressure(self) -> StepPlan:
+        """A step of the decodes after preempting; empty when nobody may be preempted and blocks are still short."""
+        preempted = self._make_room()
+        return StepPlan((), self._batch.count > 0 and not self._kv.shortage(), preempted)
+
+    def _make_room(self) -> list[Request]:
+        """Preempt newest-first until the next token of every decode has a block."""
+        preempted: list[Request] = []
+        while self._kv.shortage():
+            victim = self._newest()
+            if victim is None:
+                break
+            self._preempt(victim)
+            preempted.append(victim)
+        return preempted
+
+    def _newest(self) -> Request | None:
+        """The running request admitted last, but not one whose last token is in flight."""
+        for request in reversed(self._running.values()):
+            if not self._batch.last_token_in_flight(request):
+                return request
+        return None
+
+    def _preempt(self, victim: Request) -> None:
+        """Back to the front of the queue, to be recomputed: prompt and what was emitted."""
+        del self._running[victim.id]
+        if victim.joined_step >= 0:
+            self._batch.leave(victim, self._batch.steps)
+        self._kv.release(victim)
+        victim.computed_tokens = 0
+        victim.target_tokens = victim.prompt_tokens + victim.emitted_tokens
+        victim.preemptions += 1
+        victim.state = State.WAITING
+        self._waiting.push_front(victim)

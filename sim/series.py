@@ -1,0 +1,209 @@
+"""A run over time: every series is a mean or a rate per interval of one common grid, summed over the replicas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.request import State
+from sim.results import Column, RunResult, Table
+from sim.token_times import rows_by_replica, tokens_per_bin
+from sim.units import PS_PER_S
+
+Floats = npt.NDArray[np.float64]
+MOST_BINS = 240
+_LEAST_BINS = 24
+_REQUESTS_PER_BIN = 4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Equal intervals over a run, from its first arrival to the last request's end."""
+
+    start_ps: int
+    width_ps: int
+    bins: int
+
+    @property
+    def edges_ps(self) -> npt.NDArray[np.int64]:
+        """The `bins + 1` limits of the intervals."""
+        return self.start_ps + self.width_ps * np.arange(self.bins + 1, dtype=np.int64)
+
+    @property
+    def edges_s(self) -> Floats:
+        """The same limits in seconds since the first arrival."""
+        return np.arange(self.bins + 1, dtype=np.float64) * self.width_s
+
+    @property
+    def middles_s(self) -> Floats:
+        """The middle of each interval, in seconds since the first arrival."""
+        return (np.arange(self.bins, dtype=np.float64) + 0.5) * self.width_s
+
+    @property
+    def width_s(self) -> float:
+        """Length of an interval in seconds."""
+        return self.width_ps / PS_PER_S
+
+    def index(self, times_ps: Column) -> Column:
+        """The interval each time falls into."""
+        index: Column = np.clip((times_ps - self.start_ps) // self.width_ps, 0, self.bins - 1)
+        return index
+
+    def count(self, times_ps: Column, weights: Column | None = None) -> Floats:
+        """How many of `times_ps` (or how much weight) fall into each interval."""
+        return np.bincount(self.index(times_ps), weights=weights, minlength=self.bins).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Series:
+    """What happened in each interval of `grid`. Rates are per second, the rest are means over the interval's time."""
+
+    grid: Grid
+    arrivals_per_s: Floats
+    completions_per_s: Floats
+    output_tokens_per_s: Floats
+    prefill_tokens_per_s: Floats
+    waiting: Floats
+    """In the system but in no batch: not admitted yet, or preempted."""
+    running: Floats
+    batch_size: Floats
+    """Sequences in the step in progress, over the time in which there is one; zero where there is none."""
+    kv_blocks: Floats
+    kv_blocks_filled: Floats
+    """Blocks that the stored tokens would fill; `kv_blocks` less this is internal fragmentation."""
+
+
+def run_window_ps(requests: Table) -> tuple[int, int]:
+    """First arrival and last end of any request; (0, 0) for a run without requests."""
+    if not len(requests):
+        return 0, 0
+    start = int(requests["arrival_ps"].min())
+    return start, max(start, int(requests["finish_ps"].max()))
+
+
+def grid_over(start_ps: int, end_ps: int, bins: int) -> Grid:
+    """`bins` equal intervals that cover start to end; at least 1 ps each, so that an empty run has a grid too."""
+    return Grid(start_ps, max(1, -(-(end_ps - start_ps) // bins)), bins)
+
+
+def series_of(result: RunResult, bins: int | None = None) -> Series:
+    """All series of a run. The number of intervals follows the number of requests, so that bars are not mere noise."""
+    requests, steps = result.requests, result.steps
+    if bins is None:
+        bins = int(np.clip(len(requests) // _REQUESTS_PER_BIN, _LEAST_BINS, MOST_BINS))
+    grid = grid_over(*run_window_ps(requests), bins)
+    completed = requests["finish_ps"][requests["state"] == State.COMPLETED]
+    levels = _step_levels(result, grid)
+    present = requests_in_flight(requests, grid)
+    ends = steps["start_ps"] + row_durations_ps(steps)
+    return Series(
+        grid,
+        arrivals_per_s=grid.count(requests["arrival_ps"]) / grid.width_s,
+        completions_per_s=grid.count(completed) / grid.width_s,
+        output_tokens_per_s=tokens_per_bin(result, grid.start_ps, grid.width_ps, grid.bins) / grid.width_s,
+        prefill_tokens_per_s=grid.count(ends, steps["prefill_tokens"]) / grid.width_s,
+        waiting=np.maximum(present - levels["running"], 0.0),
+        running=levels["running"],
+        batch_size=levels["sequences"] / np.where(levels["busy"] > 0, levels["busy"], 1.0),
+        kv_blocks=levels["kv_blocks"],
+        kv_blocks_filled=levels["kv_blocks_filled"],
+    )
+
+
+def requests_in_flight(requests: Table, grid: Grid) -> Floats:
+    """Requests that have arrived and not ended: mean per interval."""
+    return _overlap(requests["arrival_ps"], requests["finish_ps"], grid)
+
+
+def waiting_for_admission(requests: Table, grid: Grid) -> Floats:
+    """Requests that have arrived and were not yet admitted to a batch for the first time: mean per interval."""
+    left = np.where(requests["scheduled_ps"] >= 0, requests["scheduled_ps"], requests["finish_ps"])
+    return _overlap(requests["arrival_ps"], left, grid)
+
+
+def percentile_by_arrival(requests: Table, values: Column, grid: Grid, percent: float) -> Floats:
+    """A percentile of a per-request value in each interval of arrival; NaN where nothing arrived."""
+    index = grid.index(requests["arrival_ps"])
+    out = np.full(grid.bins, np.nan)
+    order = np.argsort(index, kind="stable")
+    present, first = np.unique(index[order], return_index=True)
+    if len(present):
+        out[present] = [np.percentile(part, percent) for part in np.split(values[order], first[1:])]
+    return out
+
+
+def row_durations_ps(steps: Table) -> Column:
+    """How long each row of the step table lasts: the sum of its steps."""
+    n = steps["steps"].astype(np.int64)
+    durations: Column = n * steps["first_step_ps"] + steps["slope_ps"] * (n * (n - 1) // 2)
+    return durations
+
+
+def sequences_per_step(steps: Table) -> Column:
+    """Sequences that take part in each step of a row, decoding or prefilling."""
+    return steps["decodes"].astype(np.int64) + steps["prefill_sequences"]
+
+
+def kv_growth(steps: Table, block_size: int) -> tuple[Column, Column]:
+    """Tokens and blocks that a row adds from its first step to its last.
+
+    The table gives both at the first step. Every later step stores one token per decoding sequence. Where blocks are
+    taken on demand they follow; where they were reserved ahead (more than one block per sequence stands empty), the
+    reserved room is filled first.
+    """
+    tokens = steps["decodes"].astype(np.int64) * (steps["steps"].astype(np.int64) - 1)
+    room = steps["kv_blocks"].astype(np.int64) * block_size - steps["kv_tokens"]
+    reserved = np.maximum(room - steps["running"].astype(np.int64) * block_size, 0)
+    return tokens, np.maximum(tokens - reserved, 0) / block_size
+
+
+def _step_levels(result: RunResult, grid: Grid) -> dict[str, Floats]:
+    """Time-weighted means of what the replicas held, zero while they did nothing."""
+    block_size = int(result.facts.get("block_size") or 1)
+    steps = result.steps
+    grown_tokens, grown_blocks = kv_growth(steps, block_size)
+    blocks = steps["kv_blocks"] + grown_blocks / 2
+    levels: dict[str, Any] = {
+        "busy": np.ones(len(steps)),
+        "sequences": sequences_per_step(steps),
+        "running": steps["running"],
+        "kv_blocks": blocks,
+        "kv_blocks_filled": np.minimum((steps["kv_tokens"] + grown_tokens / 2) / block_size, blocks),
+    }
+    total = {name: np.zeros(grid.bins) for name in levels}
+    durations = row_durations_ps(steps)
+    for _, rows in rows_by_replica(steps):
+        start = steps["start_ps"][rows]
+        # With several steps in flight rows overlap; the state a row recorded holds until the next one starts.
+        length = np.minimum(durations[rows], np.append(np.diff(start), np.iinfo(np.int64).max))
+        for name, level in levels.items():
+            total[name] += _mean_level(start, length, level[rows], grid)
+    return total
+
+
+def _mean_level(start: Column, length: Column, level: Column, grid: Grid) -> Floats:
+    """Mean of a level that is `level[i]` during [start[i], start[i] + length[i]) and zero otherwise."""
+    area = np.concatenate([[0.0], np.cumsum(level * length.astype(np.float64))])
+    edges = grid.edges_ps
+    row = np.searchsorted(start, edges, side="right") - 1
+    inside = np.clip(edges - start[row], 0, length[row])
+    up_to = np.where(row >= 0, area[row] + level[row] * inside.astype(np.float64), 0.0)
+    return np.diff(up_to) / grid.width_ps
+
+
+def _overlap(begin: Column, end: Column, grid: Grid) -> Floats:
+    """Mean number of the intervals [begin, end) that are open, in each interval of the grid."""
+    return np.diff(_time_since(begin, grid) - _time_since(end, grid)) / grid.width_ps
+
+
+def _time_since(moments: Column, grid: Grid) -> Floats:
+    """For each edge of the grid, the summed time since those of `moments` that lie before it."""
+    since_start = np.sort(moments - grid.start_ps)
+    edges = grid.edges_ps - grid.start_ps
+    passed = np.searchsorted(since_start, edges, side="right")
+    total = np.concatenate([[0.0], np.cumsum(since_start.astype(np.float64))])
+    since: Floats = passed * edges.astype(np.float64) - total[passed]
+    return since

@@ -1,0 +1,123 @@
+"""The keys of a workload file, or of the same mapping inside a scenario.
+
+Field descriptions are the user's documentation: `roofserve schema` prints them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poisson, Stages, Weibull
+from sim.workloads.lengths import Lengths, TokenCount
+from sim.workloads.sizes import SharedPrefix
+
+Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
+TooLong = Literal["refuse", "drop", "clip", "fail"]
+
+_SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix")
+_TRACE_ONLY = ("time_scale", "max_requests", "start_s", "end_s", "scale_input", "scale_output", "on_too_long")
+
+
+class WorkloadSpec(BaseModel):
+    """A traffic description: either laws (arrival, input_tokens, output_tokens) or a recorded trace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    description: str = Field(default="", description="free text for people")
+    source: str = Field(default="", description="where the figures come from")
+
+    num_requests: int | None = Field(default=None, gt=0, description="stop after this many requests")
+    duration_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="no request arrives at or after this time, seconds"
+    )
+    arrival: Arrival | None = Field(
+        default=None,
+        description="when requests arrive; the process is chosen by `kind`. With a trace: in place of its own times",
+    )
+    input_tokens: Lengths | None = Field(
+        default=None, description="prompt length: an integer, or a law chosen by `kind`"
+    )
+    output_tokens: Lengths | None = Field(
+        default=None, description="answer length: an integer, or a law chosen by `kind`"
+    )
+    shared_prefix: SharedPrefix | None = Field(
+        default=None, description="a system prompt in front of every prompt, on top of input_tokens"
+    )
+    max_output_tokens: TokenCount | None = Field(
+        default=None,
+        description="max_tokens every client asks for; answers are cut there. Default: exactly the answer's length",
+    )
+    client_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="a client gives up this long after sending, seconds. Default: never",
+    )
+
+    trace: str | None = Field(
+        default=None,
+        description="path of a recorded trace, from the current directory or beside this file; its format is detected",
+    )
+    time_scale: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="multiplies the time between arrivals: 0.5 doubles the load"
+    )
+    max_requests: int | None = Field(default=None, gt=0, description="replay only the first so many requests")
+    start_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="skip what arrives earlier than this after the trace's first request",
+    )
+    end_s: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="skip what arrives at or after this time of the trace, seconds",
+    )
+    scale_input: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="multiplies prompt lengths")
+    scale_output: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="multiplies answer lengths")
+    on_too_long: TooLong = Field(
+        default="refuse",
+        description="rows with more tokens than max_model_len: refuse (sent, and refused as a server would), drop, "
+        "clip (keep the prompt if it fits, cut the answer) or fail (stop with an error); always counted",
+    )
+
+    def limited(self, requests: int) -> WorkloadSpec:
+        """The same traffic, ending after `requests` requests instead of where it says."""
+        if self.trace is not None:
+            return self.model_copy(update={"max_requests": requests})
+        return self.model_copy(update={"num_requests": requests, "duration_s": None})
+
+    @model_validator(mode="after")
+    def _either_laws_or_trace(self) -> WorkloadSpec:
+        # Compared with the defaults, not with what was written: a spec that was saved with all its keys loads again.
+        written = {key for key, field in WorkloadSpec.model_fields.items() if getattr(self, key) != field.default}
+        foreign = _SYNTHETIC_ONLY if self.trace is not None else _TRACE_ONLY
+        for key in foreign:
+            if key in written:
+                raise ValueError(_misplaced(key, is_trace=self.trace is not None))
+        if self.trace is None:
+            for key in ("arrival", "input_tokens", "output_tokens"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"{key} is required but missing (or name a `trace` instead)")
+            self._check_end()
+        elif self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"end_s ({self.end_s}) is not after start_s ({self.start_s})")
+        return self
+
+    def _check_end(self) -> None:
+        if self.num_requests is not None or isinstance(self.arrival, Stages):
+            return
+        if isinstance(self.arrival, AllAtOnce):
+            raise ValueError("num_requests is required but missing: everything arrives at once")
+        if self.duration_s is None:
+            raise ValueError("num_requests or duration_s is required but missing")
+
+
+def _misplaced(key: str, *, is_trace: bool) -> str:
+    if not is_trace:
+        return f"{key} belongs to a trace, but no `trace` is named"
+    instead = {"num_requests": ": say max_requests", "duration_s": ": say end_s"}.get(key, "")
+    return f"{key} does not go with a trace{instead}"
