@@ -53,16 +53,23 @@ def round_to(value: float, digits: int = _DIGITS) -> float:
 
 
 def fit_params(
-    first_guess: Params, ranges: Mapping[str, Range], times_s: Callable[[Params], Floats], measured_s: Floats
+    first_guess: Params,
+    ranges: Mapping[str, Range],
+    times_s: Callable[[Params], Floats],
+    measured_s: Floats,
+    *,
+    restart: bool = True,
 ) -> Params:
     """`first_guess` with the fields in `ranges` fitted so that `times_s` comes closest to `measured_s`.
+
+    `restart` searches a second time from a shaken guess, against local minima.
 
     A parameter that ends at a limit is one the data cannot tell: it takes its settled value and the others are fitted
     again. Values are rounded as they will be shipped.
     """
     free, params = dict(ranges), first_guess
     for _ in range(_MOST_ROUNDS):
-        params = _search(params, free, times_s, np.log(measured_s))
+        params = _search(params, free, times_s, np.log(measured_s), (0.0, _JITTER) if restart else (0.0,))
         settled = {n: limits.settled(getattr(params, n)) for n, limits in free.items()}
         stuck = {name: value for name, value in settled.items() if value is not None}
         params = replace(params, **stuck)  # type: ignore[type-var]
@@ -73,7 +80,11 @@ def fit_params(
 
 
 def _search(
-    params: Params, free: Mapping[str, Range], times_s: Callable[[Params], Floats], log_measured: Floats
+    params: Params,
+    free: Mapping[str, Range],
+    times_s: Callable[[Params], Floats],
+    log_measured: Floats,
+    shakes: Sequence[float],
 ) -> Params:
     low, high = (np.log([getattr(limits, side) for limits in free.values()]) for side in ("low", "high"))
 
@@ -85,8 +96,8 @@ def _search(
         return least_squares(lambda z: np.log(times_s(trial(z))) - log_measured, inside, bounds=(low, high), **_SEARCH)
 
     centre = np.log([np.clip(getattr(params, n), limits.low, limits.high) for n, limits in free.items()])
-    jitter = _JITTER * np.random.default_rng(1).standard_normal(len(free))
-    return trial(min((search(start) for start in (centre, centre + jitter)), key=lambda found: found.cost).x)
+    noise = np.random.default_rng(1).standard_normal(len(free))
+    return trial(min((search(centre + shake * noise) for shake in shakes), key=lambda found: found.cost).x)
 
 
 def starting_point(neutral: Params, ranges: Mapping[str, Range]) -> Params:

@@ -67,17 +67,24 @@ _SPLIT_BELOW = 0.8
 
 
 @dataclass(frozen=True)
-class DecodeKernel:
-    """Decode attention with one KV format on a GPU, ready to be priced.
+class DecodeFormat:
+    """How KV is stored and what the library does with it.
 
-    `splits_ungrouped`: whether the library also splits a context when every query head has its own KV head
-    (flash-attention 2 as vLLM 0.14 calls it does not; flash-attention 3 does).
+    `splits_ungrouped`: whether it also splits a context when every query head has its own KV head (flash-attention 2
+    as vLLM 0.14 calls it does not; flash-attention 3 does).
     """
 
-    chip: Chip
-    kv_bytes_per_element: float
-    params: DecodeParams
+    kv_bytes_per_element: float = 2.0
     splits_ungrouped: bool = True
+
+
+@dataclass(frozen=True)
+class DecodeKernel:
+    """Decode attention with one KV format on a GPU, ready to be priced."""
+
+    chip: Chip
+    format: DecodeFormat
+    params: DecodeParams
     residual: ResidualTable = NO_RESIDUAL
 
 
@@ -101,7 +108,7 @@ def decode_s(
     """
     work = decode_work(sequences, total_context_tokens / sequences, heads, kernel, SCALAR)
     seconds = decode_formula(work, heads, kernel, cold, SCALAR)[0]
-    return float(seconds * kernel.residual.factor(decode_sizes(work, heads, SCALAR)))
+    return float(seconds * kernel.residual.factor(decode_sizes(work, heads)))
 
 
 def decode_terms(
@@ -111,7 +118,7 @@ def decode_terms(
     work = decode_work(sequences, total_context_tokens / sequences, heads, kernel, SCALAR)
     seconds, *parts = decode_formula(work, heads, kernel, cold, SCALAR)
     names = ("launch", "memory", "blocks", "compute", "io")
-    factor = kernel.residual.factor(decode_sizes(work, heads, SCALAR))
+    factor = kernel.residual.factor(decode_sizes(work, heads))
     return terms(float(seconds * factor), dict(zip(names, map(float, parts), strict=True)))
 
 
@@ -122,11 +129,11 @@ def decode_work(
     window = heads.window_tokens
     past_window = (window > 0) & (context_tokens > window)
     seen = ops.where(past_window, window, context_tokens)
-    kv_bytes = sequences * heads.num_kv_heads * seen * heads.head_dim * 2 * kernel.kv_bytes_per_element
+    kv_bytes = sequences * heads.num_kv_heads * seen * heads.head_dim * 2 * kernel.format.kv_bytes_per_element
     return DecodeWork(sequences, seen, seen, past_window, kv_bytes)
 
 
-def decode_sizes(work: DecodeWork, heads: Heads, ops: Arithmetic) -> dict[str, Number]:
+def decode_sizes(work: DecodeWork, heads: Heads) -> dict[str, Number]:
     """The sizes the residual table is laid out by."""
     return {
         "kv_bytes": work.kv_bytes,
@@ -151,7 +158,7 @@ def decode_formula(
     memory = work.kv_bytes * memory_s_per_byte
     copies = (work.sequences > 1) & (heads.num_kv_heads > 1) & (group > 1)
     launch = p.launch_s + p.merge_s * (splits > 1) + p.regroup_s * copies + p.window_s * work.past_window
-    new_kv = heads.num_kv_heads * 2 * (2 + kernel.kv_bytes_per_element)
+    new_kv = heads.num_kv_heads * 2 * (2 + kernel.format.kv_bytes_per_element)
     io = p.io_s_per_byte * work.sequences * heads.head_dim * (4.0 * heads.num_heads + new_kv)
     busy = smooth_max(smooth_max(memory, blocks_s, p.overlap_power, ops), compute, p.overlap_power, ops)
     return launch + busy + io, launch, memory, blocks_s, compute, io
@@ -173,10 +180,10 @@ def _blocks_s(
     p, slots = kernel.params, kernel.chip.sms
     pages = ceil_div(work.longest_tokens, PAGE_TOKENS)
     most = ops.minimum(ops.maximum(pages / 2, 1.0), p.most_splits)
-    if not kernel.splits_ungrouped:
+    if not kernel.format.splits_ungrouped:
         most = ops.where(heads.num_heads > heads.num_kv_heads, most, 1.0)
     splits = ops.where(tiles < _SPLIT_BELOW * slots, ops.maximum(ops.minimum(slots // tiles, most), 1.0), 1.0)
-    block_bytes = ceil_div(pages, splits) * PAGE_TOKENS * heads.head_dim * 2 * kernel.kv_bytes_per_element
+    block_bytes = ceil_div(pages, splits) * PAGE_TOKENS * heads.head_dim * 2 * kernel.format.kv_bytes_per_element
     alone = p.block_s + block_bytes / p.stream_bytes_per_s
     blocks = tiles * splits
     full_waves = blocks // slots

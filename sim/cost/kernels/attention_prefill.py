@@ -49,26 +49,32 @@ class PrefillParams:
     key_tile_s: float = 0.0
     write_s_per_byte: float = 0.0
     throttle: float = 0.0
-    query_s_per_byte: float = 0.0
     window_tile_s: float = 0.0
     longest_power: float = 2.0
 
 
 @dataclass(frozen=True)
-class PrefillKernel:
-    """Prefill attention with one KV format on a GPU, ready to be priced.
+class PrefillFormat:
+    """How KV is stored and how the library tiles.
 
     `packs_groups`: the query heads that share a KV head fill one query tile together (flash-attention 3 for batches of
     unequal lengths), instead of a tile per query head. `rows_small_head`, `rows`: query tile height for heads of up to
     64 elements and for larger ones (`tile_size_fwd_sm90` in flash-attention 3).
     """
 
-    chip: Chip
-    kv_bytes_per_element: float
-    params: PrefillParams
+    kv_bytes_per_element: float = 2.0
     packs_groups: bool = True
     rows_small_head: int = 192
     rows: int = 128
+
+
+@dataclass(frozen=True)
+class PrefillKernel:
+    """Prefill attention with one KV format on a GPU, ready to be priced."""
+
+    chip: Chip
+    format: PrefillFormat
+    params: PrefillParams
     residual: ResidualTable = NO_RESIDUAL
 
 
@@ -83,7 +89,6 @@ class PrefillWork(NamedTuple):
     visits: Number
     read_bytes: Number
     written_bytes: Number
-    query_bytes: Number
     flops: Number
     new_tokens: Number
     chunks: Number
@@ -115,18 +120,17 @@ def chunk_work(
     window = ops.where(h.window_tokens > 0, h.window_tokens, _EVERYTHING)
     windowed = (h.window_tokens > 0) & (length > window)
     pairs = _visible_pairs(length, window, ops) - _visible_pairs(cached, window, ops)
-    rows = ops.where(h.head_dim <= 64, kernel.rows_small_head, kernel.rows)
-    group = h.num_heads // h.num_kv_heads if kernel.packs_groups else 1
+    rows = ops.where(h.head_dim <= 64, kernel.format.rows_small_head, kernel.format.rows)
+    group = h.num_heads // h.num_kv_heads if kernel.format.packs_groups else 1
     tiles = ceil_div(new * group, rows)
     tile_tokens = ops.minimum(rows / group, new)
     visits, longest = _visits(tile_tokens, pairs / new, length, window, windowed, ops)
     packs = count * (h.num_heads // group)
-    kv_bytes = 2 * kernel.kv_bytes_per_element * h.num_kv_heads * h.head_dim
-    queries = 4.0 * h.num_heads * new * h.head_dim
-    read = kv_bytes * ops.minimum(length, window + new) + queries
+    kv_bytes = 2 * kernel.format.kv_bytes_per_element * h.num_kv_heads * h.head_dim
+    read = kv_bytes * ops.minimum(length, window + new) + 4.0 * h.num_heads * new * h.head_dim
     written = new * (kv_bytes + 4.0 * h.num_kv_heads * h.head_dim)
     flops = 4.0 * count * h.num_heads * h.head_dim * pairs
-    moved = (count * read, count * written, count * queries)
+    moved = (count * read, count * written)
     return PrefillWork(packs * tiles, packs * tiles * visits, *moved, flops, count * new, count, longest, windowed)
 
 
@@ -149,7 +153,7 @@ def _visits(
 def _total(works: Sequence[PrefillWork]) -> PrefillWork:
     if len(works) == 1:
         return works[0]
-    sums = [sum(column) for column in list(zip(*works, strict=True))[:8]]
+    sums = [sum(column) for column in list(zip(*works, strict=True))[:7]]
     return PrefillWork(*sums, max(w.longest_visits for w in works), any(w.windowed for w in works))
 
 
@@ -172,7 +176,7 @@ def prefill_formula(
 ) -> tuple[Number, Number, Number, Number, Number, Number]:
     """(seconds, launch, compute, longest, memory, write) without the residual table."""
     p, chip, head_dim = kernel.params, kernel.chip, heads.head_dim
-    rows = ops.where(head_dim <= 64, kernel.rows_small_head, kernel.rows)
+    rows = ops.where(head_dim <= 64, kernel.format.rows_small_head, kernel.format.rows)
     flops_per_s = chip.peak("bf16") * p.mma_efficiency * head_dim / (head_dim + p.half_head_dim) / chip.sms
     visit_s = ops.maximum(4.0 * rows * KEY_TILE * head_dim / flops_per_s, p.key_tile_s * (head_dim / 128) ** 0.5)
     tile_s = p.block_s + p.window_tile_s * work.windowed
@@ -180,7 +184,7 @@ def prefill_formula(
     longest = tile_s + work.longest_visits * visit_s
     busy = smooth_max(compute, longest, p.longest_power, ops)
     memory = work.read_bytes / (chip.hbm_bytes_per_s * p.hbm_efficiency)
-    write = work.written_bytes * p.write_s_per_byte + work.query_bytes * p.query_s_per_byte
+    write = work.written_bytes * p.write_s_per_byte
     slow = 1.0 + p.throttle * busy / (busy + THROTTLE_AFTER_S)
     seconds = (p.launch_s + smooth_max(busy, memory, p.overlap_power, ops) + write) * slow
     return seconds, p.launch_s, compute, longest, memory, write

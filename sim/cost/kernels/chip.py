@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sim.specs.hardware import Gpu
+
+_WARP_GROUP_MMA = ("hopper",)
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -25,4 +29,18 @@ class Chip:
 
     def peak(self, number_format: str) -> float:
         """Dense peak FLOP/s of a format; formats the tensor cores lack multiply in 16 bit."""
-        return self.flops_per_s.get(number_format) or self.flops_per_s["bf16"]
+        known = self.flops_per_s
+        return known.get(number_format) or known.get("bf16") or known["fp16"]
+
+
+def chip_of(gpu: Gpu) -> Chip:
+    """The chip of a hardware profile."""
+    return Chip(
+        name=gpu.name,
+        flops_per_s={name: float(rate) for name, rate in gpu.tensor_flops.items()},
+        hbm_bytes_per_s=float(gpu.memory_bandwidth_bytes_per_s),
+        sms=int(gpu.sm_count),
+        l2_bytes=float(gpu.l2_bytes),
+        link_bytes_per_s=float(gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s),
+        mma_rows=64 if gpu.generation in _WARP_GROUP_MMA else 16,
+    )

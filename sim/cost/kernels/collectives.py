@@ -47,12 +47,19 @@ _FLOOR_POWER = 8.0
 
 
 @dataclass(frozen=True)
+class CollectiveFormat:
+    """Which operation, and up to which tensor size the library uses its own kernel; larger ones go to NCCL."""
+
+    operation: str = "all_reduce"
+    custom_below_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
 class CollectiveKernel:
-    """One operation of one implementation on a GPU, ready to be priced. `custom_below_bytes`: larger goes to NCCL."""
+    """One operation of one implementation on a GPU, ready to be priced."""
 
     chip: Chip
-    operation: str
-    custom_below_bytes: float
+    format: CollectiveFormat
     params: CollectiveParams
     residual: ResidualTable = NO_RESIDUAL
 
@@ -78,11 +85,11 @@ def collective_formula(
 ) -> tuple[Number, Number]:
     """(seconds, of these on the link) without the residual table."""
     p, link = kernel.params, kernel.chip.link_bytes_per_s
-    sent = TRAFFIC_PER_BYTE[kernel.operation] * (n_gpus - 1) / n_gpus * tensor_bytes
+    sent = TRAFFIC_PER_BYTE[kernel.format.operation] * (n_gpus - 1) / n_gpus * tensor_bytes
     on_link = sent / (link * p.nccl_efficiency)
     seconds = p.nccl_s + p.nccl_hop_s * (n_gpus - 2) + on_link
-    if kernel.custom_below_bytes > 0:
-        custom = tensor_bytes < kernel.custom_below_bytes
+    if kernel.format.custom_below_bytes > 0:
+        custom = tensor_bytes < kernel.format.custom_below_bytes
         one_link = (n_gpus - 1) * tensor_bytes / (link * p.one_shot_efficiency)
         two_link = sent / (link * p.two_shot_efficiency)
         one, two = one_link, p.two_shot_s + two_link

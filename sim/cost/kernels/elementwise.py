@@ -29,10 +29,16 @@ class ElementwiseParams:
 
 
 @dataclass(frozen=True)
+class ElementwiseFormat:
+    """Nothing varies: bytes per row are an argument."""
+
+
+@dataclass(frozen=True)
 class ElementwiseKernel:
     """One operation on a GPU, ready to be priced."""
 
     chip: Chip
+    format: ElementwiseFormat
     params: ElementwiseParams
     residual: ResidualTable = NO_RESIDUAL
 

@@ -39,6 +39,7 @@ class GemmFormat:
     activation_bytes: float
     quantises_activations: bool = False
     quantise_chunk: int = 128
+    benchmark_copies: int = 6
     tile_by_rows: tuple[tuple[float, int, int, int], ...] = ()
 
 
@@ -49,7 +50,7 @@ class GemmParams:
     launch_s: fixed cost of the call. mma_efficiency, hbm_efficiency: share of the tensor-core and HBM peaks reached.
     l2_speedup, l2_share: bandwidth of L2 over that of HBM, and the part of L2 a repeated benchmark can use.
     overlap_power: how well memory and compute overlap (see smooth_max). tile_s: prologue and epilogue of a tile.
-    feed_bytes_per_s: operand bytes one SM can take in. wave_hardness: 1 when a last partial wave costs a whole one,
+    feed_bytes_per_s: operand bytes one SM can take in (0: no limit). wave_hardness: 1 when a last partial wave costs a whole one,
     0 when it costs its share. throttle: slow-down of very long products under the power limit. split_k_s: fixed cost
     of a second pass that sums split-K parts. quantise_efficiency: share of HBM peak of the quantise pass.
     """
@@ -61,7 +62,7 @@ class GemmParams:
     l2_share: float = 0.5
     overlap_power: float = 8.0
     tile_s: float = 0.0
-    feed_bytes_per_s: float = 4e11
+    feed_bytes_per_s: float = 0.0
     wave_hardness: float = 1.0
     throttle: float = 0.0
     split_k_s: float = 0.0
@@ -72,7 +73,6 @@ class GemmParams:
 
 TILES = tuple((rows, cols) for rows in (16, 64, 128, 256) for cols in (64, 128, 256) if rows * cols <= 128 * 256)
 SPLITS = (2, 4, 8)
-BENCHMARK_WEIGHT_COPIES = 6
 
 _FEED_POWER = 4
 QUANTISE_L2_GAIN = 0.5
@@ -100,8 +100,8 @@ class GemmKernel:
         issued_rows = max(rows, self.chip.mma_rows) if rows > 16 else rows
         flops_per_s = self.chip.peak(self.format.multiply) * self.params.mma_efficiency / self.chip.sms
         operands = rows * self.format.activation_bytes + cols * self.format.weight_bytes
-        multiply_s, feed_s = 2.0 * issued_rows * cols / flops_per_s, operands / self.params.feed_bytes_per_s
-        return float(smooth_max(multiply_s, feed_s, _FEED_POWER, SCALAR)) if feed_s > 0 else multiply_s
+        multiply_s, feed = 2.0 * issued_rows * cols / flops_per_s, self.params.feed_bytes_per_s
+        return float(smooth_max(multiply_s, operands / feed, _FEED_POWER, SCALAR)) if feed else multiply_s
 
     @cached_property
     def hbm_bytes_per_s(self) -> float:
@@ -118,15 +118,20 @@ def gemm_s(m: int, n: int, k: int, kernel: GemmKernel, cold: bool = True) -> flo
     cycles six copies of the weights, small ones staying in L2.
     """
     seconds = gemm_formula(m, n, k, kernel, cold, SCALAR)[0]
-    return float(seconds * kernel.residual.factor({"m": m, "n": n, "k": k}))
+    return float(seconds * kernel.residual.factor(gemm_sizes(m, n, k)))
 
 
 def gemm_terms(m: int, n: int, k: int, kernel: GemmKernel, cold: bool = True) -> Terms:
     """The same time with its parts: launch, compute, memory, and the quantise pass where there is one."""
     seconds, compute, memory, quantise = gemm_formula(m, n, k, kernel, cold, SCALAR)
-    factor = kernel.residual.factor({"m": m, "n": n, "k": k})
+    factor = kernel.residual.factor(gemm_sizes(m, n, k))
     parts = {"launch": kernel.params.launch_s, "compute": compute, "memory": memory, "quantise": quantise}
     return terms(seconds * factor, parts)
+
+
+def gemm_sizes(m: Number, n: Number, k: Number) -> dict[str, Number]:
+    """The sizes the residual table is laid out by; `tiles` are 128x128 tiles of the output."""
+    return {"m": m, "n": n, "k": k, "tiles": ceil_div(m, 128) * ceil_div(n, 128)}
 
 
 def gemm_formula(
@@ -151,7 +156,7 @@ def _memory_s(
     weights = n * k * f.weight_bytes
     memory = weights / hbm
     if not cold:
-        hot = l2_resident_share(weights * BENCHMARK_WEIGHT_COPIES, p.l2_share * kernel.chip.l2_bytes)
+        hot = l2_resident_share(weights * f.benchmark_copies, p.l2_share * kernel.chip.l2_bytes)
         memory = memory * (1.0 - hot) + weights / l2 * hot
     # Activations were written by the kernel before, so they are always in L2 when they fit.
     memory = memory + (m * k * f.activation_bytes + m * n * 2.0) / l2

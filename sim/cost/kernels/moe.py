@@ -55,7 +55,7 @@ class MoeParams:
     hbm_efficiency: float = 1.0
     overlap_power: float = 8.0
     tile_s: float = 0.0
-    feed_bytes_per_s: float = 1e12
+    feed_bytes_per_s: float = 0.0
     wave_hardness: float = 0.0
     reread: float = 0.0
     pair_s: float = 0.0
@@ -191,12 +191,11 @@ def _grouped_gemm(
 ) -> tuple[Number, Number, Number]:
     f, p, chip = kernel.format, kernel.params, kernel.chip
     rows = work.tile_rows
-    per_k = smooth_max(
-        2.0 * ops.maximum(rows, chip.mma_rows) * TILE_COLUMNS / (chip.peak(f.multiply) * p.mma_efficiency / chip.sms),
-        (rows * 2.0 + TILE_COLUMNS * f.weight_bytes) / p.feed_bytes_per_s,
-        _FEED_POWER,
-        ops,
-    )
+    sm_flops_per_s = chip.peak(f.multiply) * p.mma_efficiency / chip.sms
+    per_k = 2.0 * ops.maximum(rows, chip.mma_rows) * TILE_COLUMNS / sm_flops_per_s
+    if p.feed_bytes_per_s:
+        feed = (rows * 2.0 + TILE_COLUMNS * f.weight_bytes) / p.feed_bytes_per_s
+        per_k = smooth_max(per_k, feed, _FEED_POWER, ops)
     blocks = work.tiles * ceil_div(n, TILE_COLUMNS)
     waves = p.wave_hardness * ceil_div(blocks, chip.sms) + (1 - p.wave_hardness) * ops.maximum(blocks / chip.sms, 1.0)
     compute = waves * (p.tile_s + k * per_k)
