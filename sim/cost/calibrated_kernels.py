@@ -10,7 +10,7 @@ from sim.cost.calibration import Calibration, Entry
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_decode import decode_terms
-from sim.cost.kernels.attention_prefill import prefill_mixed_terms
+from sim.cost.kernels.attention_prefill import prefill_sums_terms
 from sim.cost.kernels.collectives import collective_terms
 from sim.cost.kernels.elementwise import elementwise_terms
 from sim.cost.kernels.gemm import gemm_terms
@@ -77,7 +77,7 @@ class CalibratedKernels:
         if entry is None or heads.query_dim != heads.value_dim:
             return plain
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
-        found = prefill_mixed_terms(work.new_tokens, work.pairs, work.context_tokens, work.longest, layout, _kernel(entry))
+        found = prefill_sums_terms(work.new_tokens, work.pairs, work.longest, layout, _kernel(entry))
         return _cost(found, plain.flops, plain.bytes)
 
     def elementwise(self, bytes_moved: float) -> Cost:

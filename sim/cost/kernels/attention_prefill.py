@@ -106,10 +106,32 @@ def prefill_s(chunks: Sequence[tuple[int, int]], heads: Heads, kernel: PrefillKe
 def prefill_terms(chunks: Sequence[tuple[int, int]], heads: Heads, kernel: PrefillKernel) -> Terms:
     """The same with its parts: launch, total tile work, longest tile, memory, and the KV write."""
     work = _total([chunk_work(1, new, cached, heads, kernel, SCALAR) for new, cached in chunks])
+    return _terms(work, heads, kernel)
+
+
+def _terms(work: PrefillWork, heads: Heads, kernel: PrefillKernel) -> Terms:
     seconds, *parts = prefill_formula(work, heads, kernel, SCALAR)
     factor = kernel.residual.factor(prefill_sizes(work, heads))
     names = ("launch", "compute", "longest", "memory", "write")
     return terms(float(seconds * factor), dict(zip(names, map(float, parts), strict=True)))
+
+
+def prefill_sums_terms(
+    new_tokens: int, pairs: float, longest_new: int, heads: Heads, kernel: PrefillKernel
+) -> Terms:
+    """Terms of chunks known by their sums only: new tokens, query-key pairs, and the longest chunk.
+
+    They are priced as new_tokens / longest_new chunks of that length, cached as much as the pairs say. A window is
+    then already in the pairs; `heads.window_tokens` only says where tiles end.
+    """
+    mean_keys = pairs / new_tokens
+    cached = max(mean_keys - (longest_new + 1) / 2, 0.0)
+    work = chunk_work(new_tokens / longest_new, longest_new, cached, heads, kernel, SCALAR)
+    window = heads.window_tokens
+    if window and cached + longest_new >= window:
+        # Past the window the pairs no longer tell the cached length: all that matters is that it is long.
+        work = chunk_work(new_tokens / longest_new, longest_new, cached + window, heads, kernel, SCALAR)
+    return _terms(work, heads, kernel)
 
 
 def chunk_work(

@@ -29,7 +29,9 @@ class CollectiveParams:
 
     launch_s: fixed cost of the custom kernel. hop_s: more for each GPU beyond two. one_shot_efficiency,
     two_shot_efficiency, nccl_efficiency: share of the link's peak. two_shot_s: second synchronisation. nccl_s,
-    nccl_hop_s: the same fixed costs for NCCL. floor_s: nothing is faster (host launch outside a CUDA graph).
+    nccl_hop_s: the same fixed costs for NCCL. switch_efficiency: share of the link's peak when the NVLink switch adds
+    up (NVLink SHARP: full nodes of 8 from Hopper on; 0: the ring). floor_s: nothing is faster (host launch outside a
+    CUDA graph).
     """
 
     launch_s: float
@@ -40,10 +42,12 @@ class CollectiveParams:
     nccl_s: float = 0.0
     nccl_hop_s: float = 0.0
     nccl_efficiency: float = 1.0
+    switch_efficiency: float = 0.0
     floor_s: float = 0.0
 
 
 _FLOOR_POWER = 8.0
+FULL_NODE = 8
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ def collective_formula(
     p, link = kernel.params, kernel.chip.link_bytes_per_s
     sent = TRAFFIC_PER_BYTE[kernel.format.operation] * (n_gpus - 1) / n_gpus * tensor_bytes
     on_link = sent / (link * p.nccl_efficiency)
+    if p.switch_efficiency:
+        on_link = ops.where(n_gpus >= FULL_NODE, tensor_bytes / (link * p.switch_efficiency), on_link)
     seconds = p.nccl_s + p.nccl_hop_s * (n_gpus - 2) + on_link
     if kernel.format.custom_below_bytes > 0:
         custom = tensor_bytes < kernel.format.custom_below_bytes

@@ -30,8 +30,9 @@ class GemmFormat:
     """How a scheme stores and multiplies: the tensor-core format, and bytes per weight and per activation element.
 
     `quantises_activations` says that the time includes a separate pass that reads bf16 activations and writes them in
-    the multiply format. `tile_by_rows` lists (rows up to, tile rows, tile columns) for libraries that pick one tile by
-    m instead of trying several.
+    the multiply format, in chunks of `quantise_chunk` elements of a row. `tile_by_rows` lists (rows up to, tile rows,
+    tile columns, tiles in a cluster) for libraries that pick one tile by m instead of trying several.
+    `benchmark_copies`: copies of the weights that the benchmark cycles through (matters for its L2 state only).
     """
 
     multiply: str
@@ -53,6 +54,8 @@ class GemmParams:
     feed_bytes_per_s: operand bytes one SM can take in (0: no limit). wave_hardness: 1 when a last partial wave costs a whole one,
     0 when it costs its share. throttle: slow-down of very long products under the power limit. split_k_s: fixed cost
     of a second pass that sums split-K parts. quantise_efficiency: share of HBM peak of the quantise pass.
+    quantise_row_s: fixed cost of a row in it. ragged_rows: slow-down when there are over 128 rows and their number is
+    not a multiple of 16.
     """
 
     launch_s: float
@@ -71,8 +74,9 @@ class GemmParams:
     ragged_rows: float = 0.0
 
 
-TILES = tuple((rows, cols) for rows in (16, 64, 128, 256) for cols in (64, 128, 256) if rows * cols <= 128 * 256)
+TILES = ((16, 64), (16, 128), (16, 256), (64, 64), (64, 128), (64, 256), (128, 64), (128, 128), (128, 256), (256, 64), (256, 128))
 SPLITS = (2, 4, 8)
+_WIDEST = 256
 
 _FEED_POWER = 4
 QUANTISE_L2_GAIN = 0.5
@@ -130,8 +134,9 @@ def gemm_terms(m: int, n: int, k: int, kernel: GemmKernel, cold: bool = True) ->
 
 
 def gemm_sizes(m: Number, n: Number, k: Number) -> dict[str, Number]:
-    """The sizes the residual table is laid out by; `tiles` are 128x128 tiles of the output."""
-    return {"m": m, "n": n, "k": k, "tiles": ceil_div(m, 128) * ceil_div(n, 128)}
+    """The sizes the residual table is laid out by: `tiles` of 128x128 outputs, `ragged` 2 for odd numbers of rows."""
+    ragged = (m % RAGGED_MULTIPLE != 0) & (m > RAGGED_ABOVE)
+    return {"m": m, "n": n, "k": k, "tiles": ceil_div(m, 128) * ceil_div(n, 128), "ragged": 1 + ragged}
 
 
 def gemm_formula(
@@ -174,18 +179,22 @@ def _best_tile_s(m: Number, n: Number, k: Number, kernel: GemmKernel, ops: Arith
     tile_s, hard, soft = p.tile_s, p.wave_hardness, 1.0 - p.wave_hardness
     partial_s_per_split = m * n * 8.0 / (kernel.hbm_bytes_per_s * p.l2_speedup)
     best = _NEVER_S
+    shorter = 0
     for rows, cols, per_k in kernel.tiles:
+        if rows > shorter > 0 and ops.every(m <= shorter):
+            break  # a taller tile computes more padding in the same number of blocks
         blocks = -(-m // rows) * -(-n // cols)
         waves = hard * -(-blocks // sms) + soft * maximum(blocks / sms, 1.0)
         best = minimum(best, waves * (tile_s + k * per_k))
-        enough = blocks >= sms
-        if ops.every(enough):
-            continue
         for split in SPLITS:
-            parts = blocks * split
-            waves = hard * -(-parts // sms) + soft * maximum(parts / sms, 1.0)
-            merge = p.split_k_s + split * partial_s_per_split
-            best = minimum(best, waves * (tile_s + -(-k // split) * per_k) + merge + enough * _NEVER_S)
+            enough = blocks >= sms
+            if ops.every(enough):
+                break
+            blocks = blocks * 2
+            waves = hard * -(-blocks // sms) + soft * maximum(blocks / sms, 1.0)
+            merge = p.split_k_s + split * partial_s_per_split + enough * _NEVER_S
+            best = minimum(best, waves * (tile_s + -(-k // split) * per_k) + merge)
+        shorter = rows if cols == _WIDEST else shorter
     return best
 
 

@@ -22,24 +22,25 @@ class Sheet:
 
     def log_ratio(self, log_sizes: Mapping[str, float]) -> float:
         """The interpolated value at sizes given by their logarithms."""
-        corners = [(0, 1.0)]
-        for name, knots in self._log_knots:
-            low, weight = _locate(log_sizes[name], knots)
-            width = len(knots)
-            corners = [
-                (at * width + low + step, share * part)
-                for at, share in corners
-                for step, part in ((0, 1.0 - weight), (1, weight))
-                if part
-            ]
-        return sum(self.values[at] * share for at, share in corners)
+        values, axes = self.values, self._log_knots
+        name, knots = axes[0]
+        i, across = _locate(log_sizes[name], knots)
+        if len(axes) == 1:
+            return values[i] + across * (values[i + 1] - values[i])
+        name, knots = axes[1]
+        j, along = _locate(log_sizes[name], knots)
+        at, width = i * len(knots) + j, len(knots)
+        near = values[at] + along * (values[at + 1] - values[at])
+        far = values[at + width] + along * (values[at + width + 1] - values[at + width])
+        return near + across * (far - near)
 
 
 def _locate(x: float, knots: list[float]) -> tuple[int, float]:
+    """The cell of `x` and how far into it, at most 1."""
     if x <= knots[0]:
         return 0, 0.0
     if x >= knots[-1]:
-        return len(knots) - 1, 0.0
+        return len(knots) - 2, 1.0
     low = bisect_right(knots, x) - 1
     return low, (x - knots[low]) / (knots[low + 1] - knots[low])
 

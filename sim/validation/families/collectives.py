@@ -40,6 +40,7 @@ _CUSTOM: Mapping[str, Range] = {
     "two_shot_s": Range(2 * US, 0.05 * US, 40 * US, 0.0),
     "two_shot_efficiency": Range(0.6, 0.1, 1.0),
 }
+_SWITCH: Mapping[str, Range] = {"switch_efficiency": Range(0.5, 0.1, 1.0)}
 _KIB = 1024
 _FINE = (256, *(4 * _KIB * 4**i for i in range(4)), *(_MIB * 2**i for i in range(5)), 64 * _MIB, 1024 * _MIB)
 _COARSE = (256, 64 * _KIB, _MIB, 8 * _MIB, 64 * _MIB)
@@ -85,9 +86,11 @@ class CollectiveFamily(Family):
         return Traffic(np.zeros(len(rows)), sent / chip.link_bytes_per_s * chip.hbm_bytes_per_s, "bf16")
 
     def ranges(self, kernel: CollectiveKernel, rows: pd.DataFrame) -> Mapping[str, Range]:
-        """NCCL's four; the custom kernel's five where there is one."""
+        """NCCL's four; the custom kernel's five where there is one; the switch's on full Hopper nodes."""
         several = rows.n_gpus.nunique() > 1
-        chosen = {**_CUSTOM, **_NCCL} if kernel.format.custom_below_bytes else _NCCL
+        chosen = {**_CUSTOM, **_NCCL} if kernel.format.custom_below_bytes else dict(_NCCL)
+        if kernel.format.operation == "all_reduce" and kernel.chip.mma_rows >= 64 and (rows.n_gpus >= 8).any():
+            chosen = {**chosen, **_SWITCH}
         return {n: r for n, r in chosen.items() if several or "hop" not in n}
 
     def residual_plan(self, key: Key) -> Sequence[Axes]:

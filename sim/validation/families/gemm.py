@@ -54,10 +54,16 @@ _NOT_WITH_QUANTISE = ("split_k_s", "l2_share", "l2_speedup")
 """A dozen parameters at most: the schemes with a quantise pass go without those that matter least there."""
 
 _ROWS = (1, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 16384)
+_DEPTHS = (512, 1536, 4096, 16384)
 _TILES = (1, 8, 32, 64, 108, 132, 198, 264, 396, 528, 1056, 4224)
+_AUTOTUNED_PLAN: Sequence[Axes] = (
+    (("m", (1, 16, 64, 128, 256, 512, 1024, 4096)), ("n", (512, 1536, 6144))),
+    (("tiles", (1, 8, 16, 32, 48, 64, 96, 132, 160, 198, 264, 330, 396, 528, 792, 1056, 4224)), ("k", _DEPTHS)),
+    (("ragged", (1, 2)), ("m", (128, 512, 2048))),
+)
 _PLAN: Sequence[Axes] = (
     (("m", _ROWS), ("n", (512, 2048, 12288))),
-    (("tiles", _TILES), ("k", (512, 1536, 4096, 16384))),
+    (("tiles", _TILES), ("k", _DEPTHS)),
     (("m", (1, 16, 128, 512, 2048)), ("k", (512, 1024, 4096))),
 )
 _SMALL_PLAN: Sequence[Axes] = ((("m", (1, 16, 64, 128, 256, 512, 1024, 4096)), ("n", (1024, 4096, 16384))),)
@@ -119,8 +125,10 @@ class GemmFamily(Family):
         return {n: r for n, r in {**_RANGES, **_QUANTISE_RANGES}.items() if n not in drop}
 
     def residual_plan(self, key: Key) -> Sequence[Axes]:
-        """105 values; 24 for the few hundred rows of a layer benchmark."""
-        return _SMALL_PLAN if key.stack in ("vidur", "llmservingsim") else _PLAN
+        """About 100 values, finest in tiles for cuBLAS; 24 for the few hundred rows of a layer benchmark."""
+        if key.stack in ("vidur", "llmservingsim"):
+            return _SMALL_PLAN
+        return _AUTOTUNED_PLAN if key.format == "bf16" else _PLAN
 
 
 def _mnk(rows: pd.DataFrame) -> list[Any]:
