@@ -149,9 +149,9 @@ def cross_validate(cell: Cell, chip: Chip, kernel: Kernel, columns: Sequence[str
     return predicted
 
 
-def fit_and_score(cell: Cell, chip: Chip, *, validate: bool = True) -> Fitted | None:
+def fit_and_score(cell: Cell, chip: Chip, *, validate: bool = True, start: Kernel | None = None) -> Fitted | None:
     """A fitted cell with its cross-validation; None when it cannot be fitted."""
-    kernel = fit_cell(cell, chip)
+    kernel = fit_cell(cell, chip, start)
     if kernel is None:
         return None
     nothing = np.full(len(cell.rows), np.nan)
