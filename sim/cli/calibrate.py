@@ -14,12 +14,12 @@ from rich.table import Table
 
 from sim.catalog import find
 from sim.cost.calibration import Calibration, Key
+from sim.cost.calibration_source import load_calibration
 from sim.cost.kernels.chip import chip_of
 from sim.errors import ConfigError
 from sim.specs.hardware import Gpu, load_gpu
 from sim.validation.calibrate import Fitted, cells, fit_and_score, price
 from sim.validation.calibration_file import PUBLIC_TABLES, calibration_block, write_block
-from sim.validation.calibration_source import load_calibration
 from sim.validation.silicon import database, silicon_tables
 from sim.validation.tables import read_tables
 
@@ -28,7 +28,9 @@ _SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
 
 
 @click.command()
-@click.option("--from", "origin", type=click.Choice(["silicon", "tables"]), required=True, help="Where times come from.")
+@click.option(
+    "--from", "origin", type=click.Choice(["silicon", "tables"]), required=True, help="Where times come from."
+)
 @click.option("--hardware", required=True, help="Profile of the GPU that was measured.")
 @click.option("--stack", default="vllm", show_default=True, help="Software stack to fit, or `all`.")
 @click.option("--measurements", type=_PATH, multiple=True, help="CSV tables, for `--from tables`.")

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.catalog import find
+from sim.cost.calibration_source import find_calibration
 from sim.errors import ConfigError, GateFailed
 from sim.specs.hardware import load_gpu
-from sim.validation.calibration_source import load_calibration
 from sim.validation.kernel_report import Line, Priced, price_tables, report_line, unpriced
 from sim.validation.tables import read_tables
 
@@ -49,12 +49,15 @@ def kernels(
     """
     tables = read_tables([*first, *more])
     gpu = load_gpu(find("hardware", hardware))
-    parts = list(price_tables(tables, load_calibration(gpu)))
+    found = find_calibration(gpu)
+    if found is None:
+        raise ConfigError("neither this GPU nor one of its generation is calibrated", key="hardware", value=hardware)
+    parts = list(price_tables(tables, found[0]))
     if not parts:
         labels = sorted({str(label) for rows in tables.values() for label in rows.gpu})
         raise ConfigError("the tables have no rows of this GPU", key="hardware", value=hardware, choices=labels)
     lines = [report_line(part) for part in parts]
-    _show(lines, parts)
+    _show(lines, parts, found[1])
     if json_path is not None:
         json_path.write_text(json.dumps([line.as_json() for line in lines], indent=1) + "\n", encoding="utf-8")
     if plot_path is not None:
@@ -64,9 +67,9 @@ def kernels(
     _check(lines, max_mape)
 
 
-def _show(lines: Sequence[Line], parts: Sequence[Priced]) -> None:
+def _show(lines: Sequence[Line], parts: Sequence[Priced], trust: str) -> None:
     console = Console(width=None if Console().is_terminal else 140)
-    table = Table(title="Predicted against measured kernel times, per cent")
+    table = Table(title=f"Predicted against measured kernel times, per cent (constants: {trust})")
     for name in ("table", "gpu", "format"):
         table.add_column(name)
     for name in ("n", "priced", "MAPE", "median", "p90", "bias", "in 90 % interval", "datasheet MAPE"):

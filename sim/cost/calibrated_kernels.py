@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.cost.calibration import Calibration, Entry
 from sim.cost.kernels.arithmetic import Terms
@@ -20,23 +20,22 @@ from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, Prefi
 
 _COLLECTIVE = "custom-graph"
 _ELEMENTWISE = "static_fp8_quant"
-_INT4_SCHEMES = ("int4", "awq", "gptq", "w4a16")
-
-
-class Used(NamedTuple):
-    """Which constants priced an operator."""
-
-    op_class: str
-    number_format: str
-    entry: Entry
+_ROW_BYTES = 16384
+"""A token's row in a typical element-wise kernel: 4096 16-bit elements in and out."""
+_NEAREST: Mapping[str, Sequence[str]] = {
+    "fp8": ("fp8_block",),
+    "fp8_block": ("fp8",),
+    "w4a16": ("w4a16_mxfp4",),
+    "w4a16_mxfp4": ("w4a16",),
+    "w8a8_int8": ("w8a8_int8_sgl",),
+    _ELEMENTWISE: ("add",),
+}
+"""What to take when a scheme was not measured: the one that stores and multiplies the same way."""
 
 
 @dataclass(frozen=True)
 class CalibratedKernels:
-    """Operators priced by the calibration of one GPU and stack; what was not measured falls back to `rest`.
-
-    `active_share` scales the tokens that choose experts independently of each other: 1 is independent routing.
-    """
+    """Operators priced by the calibration of one GPU and stack; what was not measured falls back to `rest`."""
 
     calibration: Calibration
     rest: Kernels
@@ -66,8 +65,10 @@ class CalibratedKernels:
         entry = self._find("attention_decode", _kv_format(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return plain
-        # The sum is over what is seen, so a window has already been applied: it only says whether contexts pass it.
-        layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim)
+        # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
+        outgrown = 0 < heads.window * sequences <= context_tokens
+        layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window if outgrown else 0)
+        context_tokens += sequences if outgrown else 0
         return _cost(decode_terms(sequences, context_tokens, layout, _kernel(entry)), plain.flops, plain.bytes)
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
@@ -85,7 +86,8 @@ class CalibratedKernels:
         entry = self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
-        return _cost(elementwise_terms(1, bytes_moved, _kernel(entry)), 0.0, bytes_moved)
+        rows = max(round(bytes_moved / _ROW_BYTES), 1)
+        return _cost(elementwise_terms(rows, bytes_moved / rows, _kernel(entry)), 0.0, bytes_moved)
 
     def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
         """Sum a tensor over the GPUs of a group, inside a CUDA graph."""
@@ -95,7 +97,11 @@ class CalibratedKernels:
         return _cost(collective_terms(bytes_per_gpu, num_gpus, _kernel(entry)), 0.0, 0.0)
 
     def _find(self, op_class: str, number_format: str) -> Entry | None:
-        return self.calibration.find(op_class, number_format, self.stack)
+        for name in (number_format, *_NEAREST.get(number_format, ())):
+            entry = self.calibration.find(op_class, name, self.stack)
+            if entry is not None:
+                return entry
+        return None
 
 
 def gemm_scheme(form: MatmulFormat) -> str:
@@ -124,4 +130,10 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
-_BOUNDS: Mapping[str, str] = {"quantise": "memory", "blocks": "memory", "io": "memory", "write": "memory", "longest": "compute"}
+_BOUNDS: Mapping[str, str] = {
+    "quantise": "memory",
+    "blocks": "memory",
+    "io": "memory",
+    "write": "memory",
+    "longest": "compute",
+}

@@ -107,7 +107,9 @@ def _build(record: type[Any], written: Mapping[str, Any], key: Key) -> Any:
     for name in written:
         if name not in known:
             raise ConfigError("unknown key", key=f"calibration.{'.'.join(key)}", value=name, choices=known)
-    missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in written]
+    missing = [
+        n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in written
+    ]
     if missing:
         raise ConfigError(f"{missing[0]} is required but missing", key=f"calibration.{'.'.join(key)}")
     return record(**{name: _frozen(value) for name, value in written.items()})

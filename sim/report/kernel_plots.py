@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 Floats = npt.NDArray[np.float64]
 _COLUMNS = 4
 _PANEL_INCHES = (3.4, 2.6)
-_POINT = {"s": 3, "alpha": 0.35, "linewidths": 0, "rasterized": True}
+_POINT: dict[str, Any] = {"s": 3, "alpha": 0.35, "linewidths": 0, "rasterized": True}
 
 
 class PricedRows(Protocol):

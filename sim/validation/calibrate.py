@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sim.cost.calibration import CLASSES, Entry, Key, Kernel
+from sim.cost.calibration import CLASSES, Entry, Kernel, Key
 from sim.cost.kernels.chip import Chip
 from sim.validation.families.all import families
 from sim.validation.families.base import US, Family, Floats

@@ -8,13 +8,12 @@ from typing import Any
 
 import yaml
 
-from sim.cost.calibration import Calibration, Entry, Key, read_calibration, write_entry
-from sim.cost.kernels.chip import Chip
-from sim.documents import load_yaml
+from sim.cost.calibration import Entry, Key, write_entry
 
 _HEAD = """\
 # Fitted kernel constants of {name}, by operator class, number format (or implementation) and software stack.
-# Written by `roofserve calibrate`; efficiencies are shares of the datasheet's peaks, residuals 1000 x log(measured/formula).
+# Written by `roofserve calibrate`. Efficiencies are shares of the datasheet's peaks; residuals are
+# 1000 x log(measured / formula).
 # Measurements: {provenance}.
 # errors: per cent, on the rows of the fit and on points and whole shapes left out of it (cross-validation).
 # log_error_quantiles: log(measured/predicted) of the points left out.
@@ -44,7 +43,13 @@ _Dumper.add_representer(float, lambda d, v: d.represent_scalar("tag:yaml.org,200
 def _number(value: float) -> str:
     text = f"{value:.6g}"
     # YAML 1.1 readers take 2e-06 for a string; 2.0e-06 is a float everywhere.
-    return text.replace("e", ".0e") if "e" in text and "." not in text else text if "." in text or "e" in text else text + ".0"
+    return (
+        text.replace("e", ".0e")
+        if "e" in text and "." not in text
+        else text
+        if "." in text or "e" in text
+        else text + ".0"
+    )
 
 
 def calibration_block(entries: Iterable[tuple[Key, Entry]]) -> dict[str, Any]:
@@ -57,7 +62,9 @@ def calibration_block(entries: Iterable[tuple[Key, Entry]]) -> dict[str, Any]:
 
 def write_block(block: Mapping[str, Any], name: str, path: Path, provenance: str = PUBLIC_TABLES) -> None:
     """Write a block as a YAML file with a single top-level key."""
-    readable = {c: {f: {s: _lines(e) for s, e in stacks.items()} for f, stacks in fs.items()} for c, fs in block.items()}
+    readable = {
+        c: {f: {s: _lines(e) for s, e in stacks.items()} for f, stacks in fs.items()} for c, fs in block.items()
+    }
     text = yaml.dump({"calibration": readable}, Dumper=_Dumper, sort_keys=False, width=100_000)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_HEAD.format(name=name, provenance=provenance) + text, encoding="utf-8")
@@ -81,8 +88,3 @@ class _Blocks(list[Any]):
 
 
 _Dumper.add_representer(_Blocks, lambda d, v: d.represent_sequence("tag:yaml.org,2002:seq", list(v), flow_style=False))
-
-
-def read_block(path: Path, chip: Chip) -> Calibration:
-    """The calibration in such a file. Raises ConfigError naming the file."""
-    return read_calibration(load_yaml(path).data.get("calibration") or {}, chip)

@@ -57,11 +57,14 @@ class Line:
             "scheme_or_kv_dtype": self.number_format,
             "n": self.n,
             "priced": self.priced,
-            "mape": round(self.score.mape_pct, 3),
-            "median": round(self.score.median_pct, 3),
-            "p90": round(self.score.p90_pct, 3),
-            "bias": round(self.score.bias_pct, 3),
+            "mape": self._shown(self.score.mape_pct),
+            "median": self._shown(self.score.median_pct),
+            "p90": self._shown(self.score.p90_pct),
+            "bias": self._shown(self.score.bias_pct),
         }
+
+    def _shown(self, per_cent: float) -> float | None:
+        return round(per_cent, 3) if self.priced else None
 
 
 def price_tables(tables: Mapping[str, pd.DataFrame], calibration: Calibration) -> Iterator[Priced]:

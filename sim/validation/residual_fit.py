@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,7 +32,7 @@ def hat_basis(x: Floats, knots: Sequence[float]) -> Floats:
 
 def sheet_basis(axes: Axes, sizes: Mapping[str, Floats]) -> Floats:
     """The tensor product of the axes' hat functions, in the order of `Sheet.values`."""
-    basis = np.ones((len(sizes[axes[0][0]]), 1))
+    basis: npt.NDArray[Any] = np.ones((len(sizes[axes[0][0]]), 1))
     for name, knots in axes:
         hats = hat_basis(sizes[name], knots)
         basis = (basis[:, :, None] * hats[:, None, :]).reshape(len(basis), -1)
@@ -43,7 +45,8 @@ def fit_residual(plan: Sequence[Axes], sizes: Mapping[str, Floats], log_ratio: F
     `shrink` is the ridge: how many rows' worth of evidence a value needs before it moves half of the way.
     """
     basis = np.hstack([sheet_basis(axes, sizes) for axes in plan])
-    weights, values = np.ones(len(log_ratio)), np.zeros(basis.shape[1])
+    weights: Floats = np.ones(len(log_ratio))
+    values: Floats = np.zeros(basis.shape[1])
     for _ in range(_ROUNDS):
         weighted = basis * weights[:, None]
         normal = basis.T @ weighted + shrink * np.eye(basis.shape[1])

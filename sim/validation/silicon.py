@@ -134,11 +134,11 @@ def _version(text: str) -> tuple[tuple[int, str], ...]:
 def _merged(rows: pd.DataFrame) -> pd.DataFrame:
     """Exact duplicates as their median."""
     keys = [column for column in rows.columns if column != "latency_us"]
-    return rows.groupby(keys, as_index=False, sort=False).latency_us.median()
+    return rows.groupby(keys, sort=False).latency_us.median().reset_index()
 
 
 def _gemm(raw: pd.DataFrame, file: _File) -> pd.DataFrame:
-    schemes = [_GEMM_SCHEMES.get((file.framework, dtype)) for dtype in raw.gemm_dtype]
+    schemes = pd.Series([_GEMM_SCHEMES.get((file.framework, t)) for t in raw.gemm_dtype], index=raw.index)
     rows = _renamed(raw, ["m", "n", "k"]).assign(scheme=schemes)
     sizes = rows.m.isin(_ALIGNED_ROWS) | (rows.scheme.isin(_ALL_ROWS_SCHEMES) & rows.m.isin(_ROWS))
     inside = rows.n.between(512, 65536) & rows.k.between(512, 16384) & sizes
@@ -155,8 +155,8 @@ def _attention(raw: pd.DataFrame, file: _File) -> pd.DataFrame:
         raw = raw.assign(window_size=0)
     rows = _renamed(raw.rename(columns=names), columns).assign(kv_dtype=raw.kv_cache_dtype.map(_KV))
     lengths = rows.seq_len.isin(_QUERY_LENGTHS | {1}) & rows.prefix_len.isin(_CACHED_LENGTHS)
-    columns = zip(rows.head_dim, rows.window, rows.num_kv_heads, rows.num_heads, strict=True)
-    layout = pd.Series(list(columns), index=rows.index)
+    layouts = list(zip(rows.head_dim, rows.window, rows.num_kv_heads, rows.num_heads, strict=True))
+    layout = pd.Series(layouts, index=rows.index)
     known = layout.isin(_LAYOUTS) & ~((rows.kv_dtype == "fp8") & layout.isin(_BF16_ONLY))
     return rows[rows.kv_dtype.notna() & lengths & known]
 
@@ -164,7 +164,7 @@ def _attention(raw: pd.DataFrame, file: _File) -> pd.DataFrame:
 def _moe(raw: pd.DataFrame, file: _File) -> pd.DataFrame:
     names = {"hidden_size": "hidden", "inter_size": "inter", "moe_tp_size": "tp", "moe_ep_size": "ep"}
     columns = ["num_tokens", "hidden", "inter", "topk", "num_experts", "tp", "ep", "distribution"]
-    schemes = [_MOE_SCHEMES.get((file.framework, dtype)) for dtype in raw.moe_dtype]
+    schemes = pd.Series([_MOE_SCHEMES.get((file.framework, t)) for t in raw.moe_dtype], index=raw.index)
     rows = _renamed(raw.rename(columns=names), columns).assign(scheme=schemes)
     model = pd.Series(list(zip(rows.hidden, rows.inter, rows.topk, rows.num_experts, strict=True)), index=rows.index)
     sharding = (rows.tp * rows.ep <= 8) & ((rows.tp == 1) | (rows.ep == 1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sim.errors import ConfigError
@@ -71,11 +73,11 @@ def _check_numbers(rows: pd.DataFrame, name: str, path: Path) -> None:
             continue
         bad = pd.to_numeric(rows[column], errors="coerce").isna()
         if bad.any():
-            row = int(bad.idxmax())
+            row = int(np.argmax(bad))
             raise ConfigError("is not a number", file=path, line=row + 2, key=column, value=rows[column][row])
         rows[column] = pd.to_numeric(rows[column])
     if not (rows.latency_us > 0).all():
-        row = int((~(rows.latency_us > 0)).idxmax())
+        row = int(np.argmax(~(rows.latency_us > 0)))
         raise ConfigError("must be positive", file=path, line=row + 2, key="latency_us", value=rows.latency_us[row])
 
 
@@ -84,9 +86,9 @@ def format_column(table: str) -> str:
     return _FORMAT_COLUMN.get(table, "kv_dtype" if table.startswith("attention") else "scheme")
 
 
-def stack_of(source: str) -> str:
+def stack_of(source: Any) -> str:
     """The software stack of a `source` such as `vllm-0.24.0`: its name without the version."""
-    return re.split(r"-v?\d", source)[0]
+    return re.split(r"-v?\d", str(source))[0]
 
 
 def is_gpu(label: str, profile: str) -> bool:

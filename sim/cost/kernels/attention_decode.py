@@ -114,7 +114,7 @@ def decode_s(
 def decode_terms(
     sequences: int, total_context_tokens: float, heads: Heads, kernel: DecodeKernel, cold: bool = True
 ) -> Terms:
-    """The same with its parts: launch (with merge and copies), memory, longest block, compute, and queries in and out."""
+    """The same with its parts: launch (with merge and copies), memory, blocks, compute, and queries in and out."""
     work = decode_work(sequences, total_context_tokens / sequences, heads, kernel, SCALAR)
     seconds, *parts = decode_formula(work, heads, kernel, cold, SCALAR)
     names = ("launch", "memory", "blocks", "compute", "io")

@@ -116,9 +116,7 @@ def _terms(work: PrefillWork, heads: Heads, kernel: PrefillKernel) -> Terms:
     return terms(float(seconds * factor), dict(zip(names, map(float, parts), strict=True)))
 
 
-def prefill_sums_terms(
-    new_tokens: int, pairs: float, longest_new: int, heads: Heads, kernel: PrefillKernel
-) -> Terms:
+def prefill_sums_terms(new_tokens: int, pairs: float, longest_new: int, heads: Heads, kernel: PrefillKernel) -> Terms:
     """Terms of chunks known by their sums only: new tokens, query-key pairs, and the longest chunk.
 
     They are priced as new_tokens / longest_new chunks of that length, cached as much as the pairs say. A window is
@@ -175,8 +173,9 @@ def _visits(
 def _total(works: Sequence[PrefillWork]) -> PrefillWork:
     if len(works) == 1:
         return works[0]
-    sums = [sum(column) for column in list(zip(*works, strict=True))[:7]]
-    return PrefillWork(*sums, max(w.longest_visits for w in works), any(w.windowed for w in works))
+    sums = [sum(column) for column in list(zip(*works, strict=True))[:-2]]
+    longest, windowed = max(w.longest_visits for w in works), any(w.windowed for w in works)
+    return PrefillWork._make([*sums, longest, windowed])
 
 
 def prefill_sizes(work: PrefillWork, heads: Heads) -> dict[str, Number]:

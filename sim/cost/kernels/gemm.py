@@ -51,11 +51,11 @@ class GemmParams:
     launch_s: fixed cost of the call. mma_efficiency, hbm_efficiency: share of the tensor-core and HBM peaks reached.
     l2_speedup, l2_share: bandwidth of L2 over that of HBM, and the part of L2 a repeated benchmark can use.
     overlap_power: how well memory and compute overlap (see smooth_max). tile_s: prologue and epilogue of a tile.
-    feed_bytes_per_s: operand bytes one SM can take in (0: no limit). wave_hardness: 1 when a last partial wave costs a whole one,
-    0 when it costs its share. throttle: slow-down of very long products under the power limit. split_k_s: fixed cost
-    of a second pass that sums split-K parts. quantise_efficiency: share of HBM peak of the quantise pass.
-    quantise_row_s: fixed cost of a row in it. ragged_rows: slow-down when there are over 128 rows and their number is
-    not a multiple of 16.
+    feed_bytes_per_s: operand bytes one SM can take in (0: no limit). wave_hardness: 1 when a last partial wave costs
+    a whole one, 0 when it costs its share. throttle: slow-down of very long products under the power limit.
+    split_k_s: fixed cost of a second pass that sums split-K parts. quantise_efficiency: share of HBM peak of the
+    quantise pass. quantise_row_s: fixed cost of a row in it. ragged_rows: slow-down when there are over 128 rows and
+    their number is not a multiple of 16.
     """
 
     launch_s: float
@@ -74,7 +74,19 @@ class GemmParams:
     ragged_rows: float = 0.0
 
 
-TILES = ((16, 64), (16, 128), (16, 256), (64, 64), (64, 128), (64, 256), (128, 64), (128, 128), (128, 256), (256, 64), (256, 128))
+TILES = (
+    (16, 64),
+    (16, 128),
+    (16, 256),
+    (64, 64),
+    (64, 128),
+    (64, 256),
+    (128, 64),
+    (128, 128),
+    (128, 256),
+    (256, 64),
+    (256, 128),
+)
 SPLITS = (2, 4, 8)
 _WIDEST = 256
 

@@ -131,7 +131,8 @@ class PrefillFamily(Family):
         return _PREFILL_PLAN
 
     def _work(self, kernel: PrefillKernel, rows: pd.DataFrame) -> PrefillWork:
-        return chunk_work(*integers(rows, "batch", "seq_len", "prefix_len"), _heads(rows), kernel, ARRAY)
+        batch, new, cached = integers(rows, "batch", "seq_len", "prefix_len")
+        return chunk_work(batch, new, cached, _heads(rows), kernel, ARRAY)
 
 
 class DecodeFamily(Family):

@@ -43,9 +43,10 @@ class ElementwiseFamily(Family):
         """Operation and stack."""
         if table == "quantize":
             return [Key("elementwise", op, stack_of(src)) for op, src in zip(rows.op, rows.source, strict=True)]
+        layers: list[Any] = list(rows.itertuples(index=False))
         return [
             Key("elementwise", _SAME_KERNEL.get(row.op, row.op), stack_of(row.source)) if row_bytes(row) else None
-            for row in rows.itertuples(index=False)
+            for row in layers
         ]
 
     def prepare(self, rows: pd.DataFrame) -> pd.DataFrame:

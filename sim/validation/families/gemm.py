@@ -10,7 +10,7 @@ import pandas as pd
 
 from sim.cost.calibration import Key
 from sim.cost.kernels.chip import Chip
-from sim.cost.kernels.gemm import GemmFormat, GemmKernel, GemmParams, gemm_formula, gemm_sizes
+from sim.cost.kernels.gemm import GemmFormat, GemmKernel, gemm_formula, gemm_sizes
 from sim.validation.arrays import ARRAY
 from sim.validation.families.base import US, Family, Floats, Traffic, floats, integers
 from sim.validation.fit import Range
@@ -49,7 +49,7 @@ _QUANTISE_RANGES: Mapping[str, Range] = {
     "quantise_efficiency": Range(0.6, 0.1, 1.0),
     "quantise_row_s": Range(2e-9, 2e-11, 5e-8, 0.0),
 }
-_NOT_WITH_ONE_TILE = ("split_k_s",)
+_NOT_WITH_ONE_TILE = ("split_k_s", "l2_share")
 _NOT_WITH_QUANTISE = ("split_k_s", "l2_share", "l2_speedup")
 """A dozen parameters at most: the schemes with a quantise pass go without those that matter least there."""
 
@@ -84,7 +84,8 @@ class GemmFamily(Family):
         if table == "gemm":
             return [Key("gemm", s, stack_of(src)) for s, src in zip(rows.scheme, rows.source, strict=True)]
         return [
-            Key("gemm", "bf16", stack_of(row.source)) if layer_shape(row) else None for row in rows.itertuples(index=False)
+            Key("gemm", "bf16", stack_of(row.source)) if layer_shape(row) else None
+            for row in rows.itertuples(index=False)
         ]
 
     def prepare(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +106,8 @@ class GemmFamily(Family):
 
     def formula(self, kernel: GemmKernel, rows: pd.DataFrame) -> Floats:
         """Seconds in the benchmark's own L2 state."""
-        return np.asarray(gemm_formula(*_mnk(rows), kernel, cold=False, ops=ARRAY)[0], float)
+        m, n, k = _mnk(rows)
+        return np.asarray(gemm_formula(m, n, k, kernel, False, ARRAY)[0])
 
     def sizes(self, kernel: GemmKernel, rows: pd.DataFrame) -> Mapping[str, Floats]:
         """Rows, columns, depth and 128x128 tiles of the output."""
@@ -121,7 +123,7 @@ class GemmFamily(Family):
         """At most a dozen, by what the format has."""
         if not kernel.format.quantises_activations:
             return _RANGES
-        drop = _NOT_WITH_QUANTISE if not kernel.format.tile_by_rows else _NOT_WITH_ONE_TILE + ("l2_share",)
+        drop = _NOT_WITH_QUANTISE if not kernel.format.tile_by_rows else _NOT_WITH_ONE_TILE
         return {n: r for n, r in {**_RANGES, **_QUANTISE_RANGES}.items() if n not in drop}
 
     def residual_plan(self, key: Key) -> Sequence[Axes]:
@@ -131,8 +133,9 @@ class GemmFamily(Family):
         return _AUTOTUNED_PLAN if key.format == "bf16" else _PLAN
 
 
-def _mnk(rows: pd.DataFrame) -> list[Any]:
-    return list(integers(rows, "m", "n", "k"))
+def _mnk(rows: pd.DataFrame) -> tuple[Any, Any, Any]:
+    m, n, k = integers(rows, "m", "n", "k")
+    return m, n, k
 
 
 def layer_shape(row: Any) -> tuple[int, int] | None:
