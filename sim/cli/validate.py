@@ -10,10 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sim.catalog import find
-from sim.cost.calibration_source import find_calibration
+from sim.catalog import find, names
+from sim.cost.calibration_source import find_calibration, own_calibration
 from sim.errors import ConfigError, GateFailed
 from sim.specs.hardware import load_gpu
+from sim.validation.calibration_file import PUBLIC_TABLES
 from sim.validation.kernel_report import Line, Priced, price_tables, report_line, unpriced
 from sim.validation.tables import read_tables
 
@@ -61,10 +62,25 @@ def kernels(
     if json_path is not None:
         json_path.write_text(json.dumps([line.as_json() for line in lines], indent=1) + "\n", encoding="utf-8")
     if plot_path is not None:
-        from sim.report.kernel_plots import save_error_figure  # matplotlib is slow to import
+        from sim.validation.figures import save_error_figure  # matplotlib is slow to import
 
         save_error_figure(parts, plot_path)
     _check(lines, max_mape)
+
+
+@validate.command("report")
+@click.option("--measurements", "first", required=True, type=_FILE, multiple=True, help="CSV tables.")
+@click.argument("more", nargs=-1, type=_FILE)
+@click.option("--out", type=_FILE, default="reports/calibration.md", show_default=True, help="The page to write.")
+def report(first: tuple[Path, ...], more: tuple[Path, ...], out: Path) -> None:
+    """Write the page on calibration: all calibrated GPUs, rows of the fit beside rows left out, and figures."""
+    from sim.validation.report import write_report  # matplotlib is slow to import
+
+    gpus = [load_gpu(name) for name in names("hardware")]
+    own = [found for found in map(own_calibration, gpus) if found is not None]
+    command = "roofserve validate report --measurements kernels/*.csv"
+    write_report(own, read_tables([*first, *more]), out, command=command, provenance=PUBLIC_TABLES)
+    click.echo(f"wrote {out}")
 
 
 def _show(lines: Sequence[Line], parts: Sequence[Priced], trust: str) -> None:

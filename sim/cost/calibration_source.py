@@ -21,7 +21,7 @@ _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def load_calibration(gpu: Gpu) -> Calibration:
     """The GPU's own calibration. Raises ConfigError when it was never measured."""
-    own = _own(gpu)
+    own = own_calibration(gpu)
     if own is None:
         measured = [name for name in names("hardware") if _block_file(name).is_file()]
         raise ConfigError("this GPU has no calibration", key="hardware", value=gpu.name, choices=measured)
@@ -35,7 +35,7 @@ def find_calibration(gpu: Gpu) -> tuple[Calibration, str] | None:
     instructions and libraries as well. Formats that were measured on a sister only complete a GPU's own calibration.
     None when nothing fits; the datasheet with default efficiencies is left then.
     """
-    own = _own(gpu)
+    own = own_calibration(gpu)
     if own is not None and gpu.generation == "other":
         return own, "calibrated"
     chip = chip_of(gpu)
@@ -51,11 +51,12 @@ def find_calibration(gpu: Gpu) -> tuple[Calibration, str] | None:
 
 def _measured_sisters(gpu: Gpu) -> list[Calibration]:
     others = [load_gpu(name) for name in names("hardware") if name != gpu.name and _block_file(name).is_file()]
-    found = [_own(other) for other in others if other.generation == gpu.generation]
+    found = [own_calibration(other) for other in others if other.generation == gpu.generation]
     return [calibration for calibration in found if calibration is not None]
 
 
-def _own(gpu: Gpu) -> Calibration | None:
+def own_calibration(gpu: Gpu) -> Calibration | None:
+    """The GPU's own calibration, if it was ever measured."""
     if gpu.calibration:
         return read_calibration(gpu.calibration, chip_of(gpu))
     path = _block_file(gpu.name)

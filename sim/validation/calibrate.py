@@ -62,11 +62,26 @@ class Fitted:
 
     def entry(self) -> Entry:
         """What the profile keeps of it."""
-        known = ~np.isnan(self.left_out_points_s)
-        logs = np.log(self.cell.measured_s[known] / self.left_out_points_s[known])
-        quantiles = {q: round(float(np.quantile(logs, q)), 4) for q in _QUANTILES} if known.any() else {}
+        points, shapes = (self._log_errors(values) for values in (self.left_out_points_s, self.left_out_shapes_s))
+        quantiles = {q: round(float(np.quantile(points, q)), 4) for q in _QUANTILES} if len(points) else {}
         errors = {how: _rounded(stats) for how, stats in self.scores().items() if stats.n}
+        if len(points):
+            halves = points[::2], points[1::2]
+            held = (_held(*halves) + _held(*reversed(halves))) / 2
+            errors["left_out_points"]["in_90_pct"] = round(held, 1)
+        if len(shapes):
+            errors["left_out_shapes"]["in_90_pct"] = round(_held(points, shapes), 1)
         return Entry(self.kernel, _source(self.cell), errors, quantiles)
+
+    def _log_errors(self, predicted_s: Floats) -> Floats:
+        known = ~np.isnan(predicted_s)
+        return np.asarray(np.log(self.cell.measured_s[known] / predicted_s[known]))
+
+
+def _held(seen: Floats, unseen: Floats) -> float:
+    """Per cent of unseen log errors within the 90 % interval of the seen ones."""
+    low, high = np.quantile(seen, [0.05, 0.95])
+    return float(100 * ((unseen >= low) & (unseen <= high)).mean())
 
 
 def cells(tables: Mapping[str, pd.DataFrame], profile: str) -> Iterator[Cell]:

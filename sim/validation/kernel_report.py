@@ -12,7 +12,7 @@ import pandas as pd
 from sim.cost.calibration import Calibration, Entry
 from sim.validation.calibrate import price
 from sim.validation.families.all import families
-from sim.validation.families.base import US, Family, Floats, datasheet_s
+from sim.validation.families.base import US, Family, Floats, Traffic, datasheet_s
 from sim.validation.fit import Score, score
 from sim.validation.tables import format_column, is_gpu
 
@@ -22,7 +22,7 @@ _INTERVAL = (0.05, 0.95)
 class Priced(NamedTuple):
     """The rows of one table, GPU and format: measured, predicted and datasheet seconds (NaN where there is no price).
 
-    `low_s` and `high_s` bound the stated 90 % interval.
+    `low_s` and `high_s` bound the stated 90 % interval; `traffic` is the useful work.
     """
 
     table: str
@@ -34,6 +34,7 @@ class Priced(NamedTuple):
     datasheet_s: Floats
     low_s: Floats
     high_s: Floats
+    traffic: Traffic
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,18 @@ def price_tables(tables: Mapping[str, pd.DataFrame], calibration: Calibration) -
         mine = rows[[is_gpu(label, calibration.chip.name) for label in rows.gpu]].reset_index(drop=True)
         if mine.empty:
             continue
-        columns = _price_rows(table, mine, calibration)
+        columns, multiply = _price_rows(table, mine, calibration)
         for (gpu, name), part in mine.groupby(["gpu", format_column(table)], sort=True):
             at = part.index.to_numpy()
-            yield Priced(table, str(gpu), str(name), part, *(column[at] for column in columns))
+            measured, predicted, datasheet, low, high, flops, moved = (column[at] for column in columns)
+            work = Traffic(flops, moved, str(multiply[at[0]]))
+            yield Priced(table, str(gpu), str(name), part, measured, predicted, datasheet, low, high, work)
 
 
-def _price_rows(table: str, rows: pd.DataFrame, calibration: Calibration) -> tuple[Floats, ...]:
-    """(measured, predicted, datasheet, low, high) of each row."""
-    predicted, datasheet, low, high = (np.full(len(rows), np.nan) for _ in range(4))
+def _price_rows(table: str, rows: pd.DataFrame, calibration: Calibration) -> tuple[list[Floats], list[str]]:
+    """Columns (measured, predicted, datasheet, low, high, FLOPs, bytes) and the format each row multiplies in."""
+    found = [np.full(len(rows), np.nan) for _ in range(6)]
+    multiply = [""] * len(rows)
     for family in families():
         if table not in family.tables:
             continue
@@ -91,17 +95,23 @@ def _price_rows(table: str, rows: pd.DataFrame, calibration: Calibration) -> tup
             if entry is None:
                 continue
             at = np.flatnonzero([k == key for k in keys])
-            found = _price_part(family, entry, rows.iloc[at], calibration)
-            predicted[at], datasheet[at], low[at], high[at] = found
-    return rows.latency_us.to_numpy(float) * US, predicted, datasheet, low, high
+            values, name = _price_part(family, entry, rows.iloc[at], calibration)
+            for column, part in zip(found, values, strict=True):
+                column[at] = part
+            for i in at:
+                multiply[i] = name
+    return [rows.latency_us.to_numpy(float) * US, *found], multiply
 
 
-def _price_part(family: Family, entry: Entry, rows: pd.DataFrame, calibration: Calibration) -> tuple[Floats, ...]:
+def _price_part(
+    family: Family, entry: Entry, rows: pd.DataFrame, calibration: Calibration
+) -> tuple[tuple[Floats, ...], str]:
     ready = family.prepare(rows)
     seconds = price(family, entry.kernel, ready)
-    roof = datasheet_s(family.traffic(entry.kernel, ready), calibration.chip)
+    work = family.traffic(entry.kernel, ready)
     low, high = (np.exp(entry.log_error_quantiles.get(q, 0.0)) for q in _INTERVAL)
-    return seconds, roof, seconds * low, seconds * high
+    roof = datasheet_s(work, calibration.chip)
+    return (seconds, roof, seconds * low, seconds * high, work.flops, work.bytes_moved), work.multiply
 
 
 def report_line(part: Priced) -> Line:

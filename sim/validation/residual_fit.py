@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def fit_residual(plan: Sequence[Axes], sizes: Mapping[str, Floats], log_ratio: F
     for _ in range(_ROUNDS):
         weighted = basis * weights[:, None]
         normal = basis.T @ weighted + shrink * np.eye(basis.shape[1])
-        values = np.linalg.solve(normal, weighted.T @ log_ratio)
+        values = np.asarray(np.linalg.solve(normal, weighted.T @ log_ratio), np.float64)
         weights = 1 / np.maximum(np.abs(log_ratio - basis @ values), _LEAST_DEVIATION)
         weights /= weights.mean()
     return ResidualTable(tuple(_split(plan, values)))

@@ -74,9 +74,9 @@ _WINDOW_RANGE: Mapping[str, Range] = {"window_s": Range(2 * US, 0.01 * US, 20 * 
 _REGROUP_RANGE: Mapping[str, Range] = {"regroup_s": Range(2 * US, 0.02 * US, 20 * US, 0.0)}
 _DECODE_PLAN: Sequence[Axes] = (
     (("sequences", (1, 4, 16, 64, 256, 2048)), ("context", (1, 64, 256, 1024, 4096, 16384, 131072))),
-    (("blocks", (1, 8, 32, 64, 132, 264, 1056, 16384)), ("context", (1, 128, 1024, 8192))),
-    (("group", (1, 4, 16)), ("context", (1, 256, 4096))),
-    (("kv_bytes", (1e5, 1e7, 4e7, 1e8, 1e9)), ("head_dim", _HEAD_DIMS)),
+    (("blocks", (1, 16, 64, 132, 264, 1056, 16384)), ("context", (1, 128, 1024, 8192))),
+    (("kv_bytes", (1e5, 1e7, 3e7, 5e7, 1e8, 1e9)), ("head_dim", _HEAD_DIMS)),
+    (("group", (1, 4, 8, 16)),),
 )
 
 
@@ -176,7 +176,7 @@ class DecodeFamily(Family):
         return {**{n: r for n, r in _DECODE.items() if n != drop}, **extra, **(_WINDOW_RANGE if windowed else {})}
 
     def residual_plan(self, key: Key) -> Sequence[Axes]:
-        """98 values."""
+        """92 values."""
         return _DECODE_PLAN
 
     def _work(self, kernel: DecodeKernel, rows: pd.DataFrame) -> DecodeWork:
