@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
@@ -125,8 +125,18 @@ def _fit_parameters(cell: Cell, chip: Chip, fmt: Any, start: Kernel | None) -> K
     def times(params: Any) -> Floats:
         return cell.family.formula(replace(empty, params=params), cell.rows)
 
-    kernel: Kernel = replace(empty, params=fit_params(first, free, times, cell.measured_s, restart=start is None))
+    fitted = fit_params(first, free, times, cell.measured_s, restart=start is None)
+    idle = {
+        name: value for name, value in asdict(empty.params).items() if name in ranges and _is_idle(fitted, name, times)
+    }
+    kernel: Kernel = replace(empty, params=replace(fitted, **idle))
     return kernel
+
+
+def _is_idle(params: Any, name: str, times: Callable[[Any], Floats]) -> bool:
+    """Whether the data say nothing about a parameter (odd row counts never measured, say): it is then left out."""
+    value = getattr(params, name)
+    return value > 0 and bool(np.allclose(times(replace(params, **{name: 1.3 * value})), times(params), rtol=1e-6))
 
 
 def _neutral(params: type[Any]) -> Any:

@@ -37,7 +37,8 @@ class PrefillParams:
     half_head_dim: head size at which half of it is reached. hbm_efficiency: share of HBM peak. overlap_power: see
     smooth_max. block_s: fixed cost of a query tile. key_tile_s: least time per key tile of 128-element heads (softmax
     and synchronisation). write_s_per_byte: writing new KV to the cache. throttle: see GemmParams.
-    window_tile_s: extra cost of a query tile whose window starts after the first key.
+    window_tile_s: extra cost of a query tile whose window starts after the first key. longest_power: how well the
+    longest query tile hides behind the others (see smooth_max).
     """
 
     launch_s: float
@@ -50,7 +51,7 @@ class PrefillParams:
     write_s_per_byte: float = 0.0
     throttle: float = 0.0
     window_tile_s: float = 0.0
-    longest_power: float = 2.0
+    longest_power: float = 8.0
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ _RANGES: Mapping[str, Range] = {
     "hbm_efficiency": Range(0.85, 0.4, 1.0),
     "l2_speedup": Range(1.8, 1.0, 5.0),
     "l2_share": Range(0.5, 0.15, 4.0, 0.5, 0.5),
-    "overlap_power": Range(3.0, 1.05, 12.0),
+    "overlap_power": Range(3.0, 1.05, 12.0, if_high=8.0),
     "tile_s": Range(1 * US, 0.05 * US, 10 * US, 0.0),
     "feed_bytes_per_s": Range(60e9, 8e9, 800e9, if_high=0.0),
     "wave_hardness": Range(0.6, 0.05, 1.0, 0.0),
@@ -46,7 +46,7 @@ _RANGES: Mapping[str, Range] = {
     "ragged_rows": Range(0.05, 0.002, 0.6, 0.0),
 }
 _QUANTISE_RANGES: Mapping[str, Range] = {
-    "quantise_efficiency": Range(0.6, 0.1, 1.0),
+    "quantise_efficiency": Range(0.6, 0.02, 1.0),
     "quantise_row_s": Range(2e-9, 2e-11, 5e-8, 0.0),
 }
 _NOT_WITH_ONE_TILE = ("split_k_s", "l2_share")

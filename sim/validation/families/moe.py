@@ -32,7 +32,7 @@ _RANGES: Mapping[str, Range] = {
     "launch_s": Range(20 * US, 2 * US, 200 * US),
     "mma_efficiency": Range(0.7, 0.1, 1.0),
     "hbm_efficiency": Range(0.85, 0.2, 1.0),
-    "overlap_power": Range(3.0, 1.0, 12.0),
+    "overlap_power": Range(3.0, 1.0, 12.0, if_high=8.0),
     "tile_s": Range(1 * US, 0.02 * US, 30 * US, 0.0),
     "feed_bytes_per_s": Range(100e9, 3e9, 1000e9, if_high=0.0),
     "wave_hardness": Range(0.3, 0.02, 1.0, 0.0),
