@@ -33,26 +33,25 @@ _SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
 )
 @click.option("--hardware", required=True, help="Profile of the GPU that was measured.")
 @click.option("--stack", default="vllm", show_default=True, help="Software stack to fit, or `all`.")
-@click.option("--measurements", type=_PATH, multiple=True, help="CSV tables, for `--from tables`.")
-@click.option("--data", type=_PATH, help="The database's folder, instead of the installed package's.")
+@click.argument("paths", nargs=-1, type=_PATH)
 @click.option("--out", type=_PATH, help="Where to write the block  [default: out/calibration-HARDWARE.yaml]")
 @click.option("--cross-validate/--no-cross-validate", default=True, help="Also score on points and shapes left out.")
 def calibrate(
     origin: str,
     hardware: str,
     stack: str,
-    measurements: tuple[Path, ...],
-    data: Path | None,
+    paths: tuple[Path, ...],
     out: Path | None,
     cross_validate: bool,
 ) -> None:
     """Fit kernel constants to measured times and write them as a profile's `calibration:` block.
 
-    `--from silicon` reads the public database of the PyPI package aiconfigurator-core; `--from tables` reads CSV
-    tables of your own. Classes and stacks that are not fitted keep the constants of the shipped profile.
+    `--from silicon` reads the public database of the PyPI package aiconfigurator-core, or of the folder PATHS;
+    `--from tables` reads the CSV tables PATHS, your own say. Classes and stacks that are not fitted keep the constants
+    of the shipped profile.
     """
     gpu = load_gpu(find("hardware", hardware))
-    tables = silicon_tables(gpu.name, data or database()) if origin == "silicon" else _own(measurements)
+    tables = silicon_tables(gpu.name, paths[0] if paths else database()) if origin == "silicon" else _own(paths)
     shipped = _shipped(gpu)
     fits = _fit(tables, gpu, stack, shipped, cross_validate)
     path = out or Path("out") / f"calibration-{gpu.name}.yaml"
@@ -62,10 +61,10 @@ def calibrate(
     click.echo(f"wrote {path}")
 
 
-def _own(measurements: Sequence[Path]) -> dict[str, pd.DataFrame]:
-    if not measurements:
-        raise ConfigError("is required with --from tables", key="--measurements")
-    return read_tables(measurements)
+def _own(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
+    if not paths:
+        raise ConfigError("needs the CSV files to read", key="--from", value="tables")
+    return read_tables(paths)
 
 
 def _shipped(gpu: Gpu) -> Calibration | None:

@@ -22,9 +22,10 @@ Every kernel is priced by a formula of physical constants (launch cost, shares o
 wave granularity, overlap) times a small residual table in log space; both are fitted per operator class, number format
 and software stack. Errors are per cent. *Left-out points*: five folds over points, each predicted by a fit that has not
 seen it. *Left-out shapes*: ten folds over whole weight shapes, head layouts or models. *In 90 %*: how many of the rows
-left out fall into the interval that is stated for the class. *Datasheet*: the larger of FLOPs over the dense peak and
-bytes over the HBM peak, nothing calibrated. Benchmarks re-read their data, so they are priced with L2-hot weights and
-KV where these fit; serving is priced cold. Measurements are public ({provenance}).
+left out fall into the interval that is stated for the class, as derived from the other half of them. *Datasheet*: the
+larger of FLOPs over the dense peak and bytes over the HBM peak, nothing calibrated. Benchmarks re-read their data, so
+they are priced with L2-hot weights and KV where these fit; serving is priced cold. Measurements are public
+({provenance}).
 """
 _COLUMNS = (
     "class", "format", "stack", "rows", "constants + table", "fit",

@@ -63,4 +63,4 @@ def test_tables_of_other_gpus_are_refused(table: Path, capsys: pytest.CaptureFix
 def test_calibrate_wants_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """`--from tables` without files says what is missing."""
     assert call(["calibrate", "--from", "tables", "--hardware", "h100-sxm"]) == 2
-    assert "--measurements" in capsys.readouterr().err
+    assert "needs the CSV files" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,10 @@ def test_shipped_parameters_are_few(hardware: str) -> None:
     """At most a dozen parameters and about a hundred residual values per class and format."""
     for key, entry in load_calibration(load_gpu(hardware)).entries.items():
         values = sum(len(sheet.values) for sheet in entry.kernel.residual.sheets)
+        params = entry.kernel.params
+        fitted = [f.name for f in fields(params) if getattr(params, f.name) != f.default]
         assert values <= 110, key
+        assert len(fitted) <= 12, key
 
 
 @needs_tables
