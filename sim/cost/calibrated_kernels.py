@@ -29,6 +29,7 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
     _ELEMENTWISE: ("add",),
+    _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
 """What to take when a scheme was not measured: the one that stores and multiplies the same way."""
 

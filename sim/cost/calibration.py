@@ -34,6 +34,8 @@ CLASSES: Mapping[str, _Class] = {
     "elementwise": _Class(ElementwiseKernel, ElementwiseFormat, ElementwiseParams),
 }
 _PER_MILLE = 1000.0
+_STAND_INS = ("vllm", "trtllm", "sglang", "nccl")
+"""Stacks that stand in for one that was not measured, serving engines before layer profilers."""
 
 
 class Key(NamedTuple):
@@ -67,11 +69,11 @@ class Calibration:
 
     def find(self, op_class: str, number_format: str, stack: str = "vllm") -> Entry | None:
         """The entry for a class, format and stack; another stack's when this one was not measured; else None."""
-        exact = self.entries.get(Key(op_class, number_format, stack))
-        if exact is not None:
-            return exact
-        others = (e for key, e in self.entries.items() if key[:2] == (op_class, number_format))
-        return next(others, None)
+        found = {key.stack: entry for key, entry in self.entries.items() if key[:2] == (op_class, number_format)}
+        for name in (stack, *_STAND_INS, *sorted(found)):
+            if name in found:
+                return found[name]
+        return None
 
 
 def read_calibration(block: Mapping[str, Any], chip: Chip) -> Calibration:

@@ -66,6 +66,13 @@ def test_another_stack_stands_in(fitted: Fitted, paper_chip: Chip) -> None:
     assert calibration.find("attention_decode", "fp8", "vllm") is None
 
 
+def test_serving_engines_stand_in_before_layer_profilers(fitted: Fitted, paper_chip: Chip) -> None:
+    """Of several other stacks, one that serves is taken, whatever the order of the file."""
+    profiler, engine = Key("attention_decode", "bf16", "a-profiler"), Key("attention_decode", "bf16", "trtllm")
+    entries = {profiler: fitted.entry(), engine: fitted.entry()}
+    assert Calibration(paper_chip, entries).find("attention_decode", "bf16", "sglang") is entries[engine]
+
+
 def test_the_report_scores_counts_and_covers(fitted: Fitted, decode_rows: pd.DataFrame, paper_chip: Chip) -> None:
     """A line has the error of the priced rows, and says how many of them the 90 % interval holds."""
     calibration = Calibration(paper_chip, {KEY: fitted.entry()})
