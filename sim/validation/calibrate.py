@@ -19,7 +19,7 @@ from sim.validation.tables import is_gpu
 
 FOLDS = 5
 FEWEST_ROWS = 12
-_SHAPES_THINNED = 3
+_SHAPES_THINNED, _FEW = 3, 200
 _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
@@ -77,9 +77,13 @@ class Fitted:
 
 
 def _quantiles(points: Floats, shapes: Floats) -> dict[float, float]:
-    """Quantiles of the errors to expect: most new sizes belong to known shapes, some to shapes never measured."""
+    """Quantiles of the errors to expect: most new sizes belong to known shapes, some to shapes never measured.
+
+    Few rows say little about the tails, so that the distribution of a small cell is stretched.
+    """
     mixed = np.concatenate([points, shapes[::_SHAPES_THINNED]])
-    return {q: round(float(np.quantile(mixed, q)), 4) for q in _QUANTILES}
+    stretch = 1 + 3 / np.sqrt(len(mixed)) if len(mixed) < _FEW else 1.0
+    return {q: round(float(stretch * np.quantile(mixed, q)), 4) for q in _QUANTILES}
 
 
 def _held(points: Floats, shapes: Floats, unseen: Floats) -> float:
@@ -134,17 +138,17 @@ def _fit_parameters(cell: Cell, chip: Chip, fmt: Any, start: Kernel | None) -> K
         return cell.family.formula(replace(empty, params=params), cell.rows)
 
     fitted = fit_params(first, free, times, cell.measured_s, restart=start is None)
-    idle = {
-        name: value for name, value in asdict(empty.params).items() if name in ranges and _is_idle(fitted, name, times)
-    }
+    neutral = asdict(empty.params)
+    idle = {name: neutral[name] for name in ranges if _is_idle(fitted, name, neutral[name], times)}
     kernel: Kernel = replace(empty, params=replace(fitted, **idle))
     return kernel
 
 
-def _is_idle(params: Any, name: str, times: Callable[[Any], Floats]) -> bool:
+def _is_idle(params: Any, name: str, neutral: float, times: Callable[[Any], Floats]) -> bool:
     """Whether the data say nothing about a parameter (odd row counts never measured, say): it is then left out."""
-    value = getattr(params, name)
-    return value > 0 and bool(np.allclose(times(replace(params, **{name: 1.3 * value})), times(params), rtol=1e-6))
+    value, as_it_is = getattr(params, name), times(params)
+    others = (times(replace(params, **{name: other})) for other in (neutral, 1.3 * value))
+    return value != neutral and all(np.allclose(seconds, as_it_is, rtol=1e-6, atol=0) for seconds in others)
 
 
 def _neutral(params: type[Any]) -> Any:

@@ -17,7 +17,7 @@ from sim.validation.kernel_report import Priced
 Floats = npt.NDArray[np.float64]
 _COLUMNS = 4
 _PANEL_INCHES = (3.2, 2.4)
-_DOTS_PER_INCH = 100
+_DOTS_PER_INCH = 80
 _POINT: dict[str, Any] = {"s": 3, "alpha": 0.35, "linewidths": 0, "rasterized": True}
 
 

@@ -54,7 +54,7 @@ def _gpu_section(calibration: Calibration, tables: Mapping[str, pd.DataFrame], f
     name = calibration.chip.name
     parts = list(price_tables(tables, calibration))
     errors, roof = f"calibration-{name}-errors.png", f"calibration-{name}-roofline.png"
-    save_error_figure(parts, folder / errors)
+    save_error_figure([part for part in parts if part.table in _FIGURE_TABLES], folder / errors)
     save_roofline_figure(parts, calibration.chip, folder / roof)
     datasheet = {(line.table, line.number_format): line for line in map(report_line, parts)}
     rows = [_row(key, entry, datasheet) for key, entry in calibration.entries.items()]
@@ -103,6 +103,7 @@ def _transfer_section(calibrations: Sequence[Calibration], tables: Mapping[str, 
 
 
 _TRANSFER_TABLES = ("gemm", "attention_prefill", "attention_decode", "moe")
+_FIGURE_TABLES = (*_TRANSFER_TABLES, "all_reduce")
 
 
 def _transfer_row(source: Calibration, target: Calibration, part: Priced) -> list[str]:
