@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint clean
+.PHONY: run test lint picture clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
@@ -24,3 +24,6 @@ $(INSTALLED): pyproject.toml
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+picture: $(INSTALLED)
+	$(BIN)/python reports/picture.py

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sim.batch import DecodeBatch
@@ -20,7 +22,7 @@ from sim.cost.memory import (
 from sim.cost.ops import ForwardPass, matmul_format
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
-from sim.documents import KeyPath, validate
+from sim.documents import Document, KeyPath, load_yaml, validate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.errors import ConfigError
@@ -38,7 +40,7 @@ from sim.specs.quantization import QuantScheme, parse_quantization
 from sim.step import NO_LIMIT
 from sim.units import ceil_div
 from sim.workloads.base import Workload
-from sim.workloads.builder import build_workload, load_workload
+from sim.workloads.builder import build_workload, find_trace, load_workload
 from sim.workloads.spec import WorkloadSpec
 
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
@@ -54,6 +56,19 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
 }
+
+
+@dataclass(frozen=True)
+class WrittenWorkload:
+    """The traffic of a run and where it is written: a file of its own, or the scenario's `workload:`."""
+
+    spec: WorkloadSpec
+    document: Document
+    at: KeyPath
+
+    def blamed(self) -> AbstractContextManager[None]:
+        """Errors inside that name no file point at the workload's key, or at the file in which it stands."""
+        return self.document.blamed(self.at, under=self.at)
 
 
 @dataclass(frozen=True)
@@ -89,12 +104,24 @@ class Setup:
     scheme: QuantScheme
     kernels: Kernels
     timer: RooflineStepTimer
-    spec: WorkloadSpec
+    written: WrittenWorkload
     workload: Workload
     memory: MemoryPlan
     num_blocks: int
     fixed_blocks: int
     notes: tuple[str, ...]
+    path: Path | None = None
+
+    @property
+    def spec(self) -> WorkloadSpec:
+        """The traffic as its file describes it."""
+        return self.written.spec
+
+    @property
+    def trace_path(self) -> Path | None:
+        """The absolute path of the trace that is replayed, if there is one."""
+        trace = self.spec.trace
+        return None if trace is None else find_trace(trace, beside=self.written.document.path).resolve()
 
     def parts(self, *, max_run: int = NO_LIMIT) -> ReplicaParts:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
@@ -120,57 +147,85 @@ def build(loaded: LoadedScenario) -> Setup:
 
     Raises ConfigError for what does not exist, contradicts itself or does not fit.
     """
-    scenario, path = loaded.scenario, loaded.path
-    gpu = load_gpu(scenario.hardware, beside=path)
-    architecture, notes = _with_dtype(load_model(scenario.model, beside=path), scenario, gpu)
-    spec, workload_path = _workload_spec(loaded)
-    scheme = parse_quantization(
-        scenario.engine.quantization, architecture, kv_cache_dtype=scenario.engine.kv_cache_dtype,
-        key="engine.quantization",
-    )  # fmt: skip
+    scenario, path, blamed = loaded.scenario, loaded.path, loaded.document.blamed
+    with blamed(("hardware",)):
+        gpu = load_gpu(scenario.hardware, beside=path)
+    with blamed(("model",)):
+        architecture = load_model(scenario.model, beside=path)
+    architecture, notes = _with_dtype(architecture, loaded, gpu)
+    written = _workload(loaded)
+    scheme = _scheme(loaded, architecture)
     engine, preset = _resolve(loaded, architecture, gpu, scheme)
     kernels = DatasheetKernels(gpu)
     forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
     timer = RooflineStepTimer(forward, HostWork(**engine.host))
-    memory = _memory(engine, architecture, scheme, gpu, preset)
+    with blamed(("model",), under=("engine",)):
+        memory = _memory(engine, architecture, scheme, gpu, preset)
     num_blocks = engine.num_gpu_blocks_override or memory.num_blocks
     fixed = architecture.kv_bytes_per_sequence_fixed(scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size)
-    workload = build_workload(spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=workload_path)
-    _check_context(loaded, spec, engine)
+    spec = written.spec
+    _check_context(written, engine)
+    with written.blamed():
+        workload = build_workload(
+            spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=written.document.path
+        )
+        if workload.num_requests == 0:
+            raise ConfigError("no request is left to replay", key="trace", value=spec.trace)
     notes += _notes(gpu, scheme, spec, engine) + list(workload.notes)
     return Setup(
-        scenario, engine, gpu, architecture, scheme, kernels, timer, spec, workload, memory, num_blocks,
-        ceil_div(fixed, memory.block_bytes), tuple(notes),
+        scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
+        ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,
     )  # fmt: skip
 
 
-def _with_dtype(architecture: ModelArchitecture, scenario: Scenario, gpu: Gpu) -> tuple[ModelArchitecture, list[str]]:
+def _with_dtype(
+    architecture: ModelArchitecture, loaded: LoadedScenario, gpu: Gpu
+) -> tuple[ModelArchitecture, list[str]]:
     """The 16-bit type the model runs in: the checkpoint's, unless the GPU cannot or the user says otherwise."""
-    wanted = architecture.dtype if scenario.engine.dtype == "auto" else scenario.engine.dtype
+    given = loaded.scenario.engine.dtype
+    wanted = architecture.dtype if given == "auto" else given
     notes = []
     if wanted == "float32":
         wanted = "float16"
     if wanted == "bfloat16" and not gpu.supports("bf16"):
-        if scenario.engine.dtype != "auto":
-            raise ConfigError(f"{gpu.name} does not multiply bfloat16", key="engine.dtype", value=scenario.engine.dtype,
-                              choices=["float16", "auto"])  # fmt: skip
+        if given != "auto":
+            raise loaded.document.error(("engine", "dtype"), f"{gpu.name} does not multiply bfloat16", value=given,
+                                        choices=["float16", "auto"])  # fmt: skip
         wanted = "float16"
         notes.append(f"{gpu.name} does not multiply bfloat16: the model runs in float16, as vLLM does")
     return replace(architecture, dtype=wanted), notes
 
 
-def _workload_spec(loaded: LoadedScenario) -> tuple[WorkloadSpec, Any]:
-    given = loaded.scenario.workload
-    if isinstance(given, str):
-        return load_workload(given, beside=loaded.path)
-    return validate(WorkloadSpec, loaded.document, at=("workload",), data=given), loaded.path
+def _workload(loaded: LoadedScenario) -> WrittenWorkload:
+    given, at = loaded.scenario.workload, ("workload",)
+    if not isinstance(given, str):
+        return WrittenWorkload(validate(WorkloadSpec, loaded.document, at=at, data=given), loaded.document, at)
+    with loaded.document.blamed(at):
+        spec, path = load_workload(given, beside=loaded.path)
+    is_trace = spec.trace == str(path)
+    return WrittenWorkload(spec, Document(path, {}) if is_trace else load_yaml(path), ())
+
+
+def _scheme(loaded: LoadedScenario, architecture: ModelArchitecture) -> QuantScheme:
+    given = loaded.scenario.engine
+    axes = given.quantization if isinstance(given.quantization, dict) else {}
+    with loaded.document.blamed(("engine", "quantization")):
+        try:
+            return parse_quantization(
+                given.quantization, architecture, kv_cache_dtype=given.kv_cache_dtype, key="engine.quantization"
+            )
+        except ConfigError as error:
+            if error.key != "engine.quantization.kv_cache" or "kv_cache" in axes:
+                raise
+            raise error.placed(**loaded.document.place(("engine", "kv_cache_dtype"))) from None
 
 
 def _resolve(
     loaded: LoadedScenario, architecture: ModelArchitecture, gpu: Gpu, scheme: QuantScheme
 ) -> tuple[Engine, EnginePreset]:
     given = loaded.scenario.engine
-    preset = load_preset(given.preset)
+    with loaded.document.blamed(("engine", "preset")):
+        preset = load_preset(given.preset)
     seqs, budget = preset.limits(gpu)
     scheduler = given.scheduler or Policy(kind=preset.scheduler)
     _check_policy(loaded, ("engine", "scheduler"), scheduler, SCHEDULERS)
@@ -208,7 +263,7 @@ def _resolve(
         dtype=architecture.dtype,
         tensor_parallel_size=given.tensor_parallel_size,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
-        host=preset.host.model_dump(),
+        host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -226,7 +281,8 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
                     value=budget)  # fmt: skip
     heads = [g.attention.num_heads for g in architecture.layers if isinstance(g.attention, FullAttention)]
     if any(count % tp for count in heads):
-        valid = [str(n) for n in (1, 2, 4, 8, 16) if all(count % n == 0 for count in heads)]
+        sizes = (n for n in (1, 2, 4, 8, 16) if n <= gpu.gpus_per_node)
+        valid = [str(n) for n in sizes if all(count % n == 0 for count in heads)]
         raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
                     value=tp, choices=valid)  # fmt: skip
     if tp > gpu.gpus_per_node:
@@ -251,15 +307,19 @@ def _check_policy(
             raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
 
 
-def _check_context(loaded: LoadedScenario, spec: WorkloadSpec, engine: Engine) -> None:
+def _check_context(written: WrittenWorkload, engine: Engine) -> None:
     """A workload in which every request is too long is a mistake, not a result."""
+    spec = written.spec
     if spec.input_tokens is None or spec.output_tokens is None:
         return
-    shortest = _shortest(spec.input_tokens) + _shortest(spec.output_tokens)
-    if shortest > engine.max_model_len:
-        raise loaded.document.error(
-            ("workload",), f"the shortest request has {shortest} tokens, but max_model_len is {engine.max_model_len}: "
-            "no request could be served",
+    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
+    answer = min(answer, spec.max_output_tokens or answer)
+    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
+    if prompt + answer > engine.max_model_len:
+        longer = "input_tokens" if prompt >= answer else "output_tokens"
+        raise written.document.error(
+            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
+            f"{engine.max_model_len}: no request could be served",
         )  # fmt: skip
 
 
@@ -311,23 +371,3 @@ def _notes(gpu: Gpu, scheme: QuantScheme, spec: WorkloadSpec, engine: Engine) ->
 
 def _first(given: Any, default: Any) -> Any:
     return default if given is None else given
-
-
-def resolved(setup: Setup) -> dict[str, Any]:
-    """The scenario with every default filled in, ready for JSON; running it again gives the same bytes."""
-    engine = asdict(setup.engine)
-    host = engine.pop("host")
-    return {
-        "name": setup.scenario.name,
-        "model": setup.architecture.name,
-        "hardware": setup.gpu.name,
-        "workload": setup.spec.model_dump(mode="json", exclude_defaults=True),
-        "engine": {key: value for key, value in engine.items() if value is not None},
-        "host": host,
-        "replicas": {
-            "count": setup.scenario.replicas.count,
-            "router": setup.scenario.replicas.router.kind,
-        },
-        "slo": dict(setup.scenario.slo),
-        "seed": setup.scenario.seed,
-    }

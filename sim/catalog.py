@@ -31,19 +31,31 @@ def names(kind: str) -> list[str]:
 def find(kind: str, name: str, *, beside: Path | None = None) -> Path:
     """The file meant by a name (`h100-sxm`) or a path (`./my-gpu.yaml`).
 
-    A path is looked for from the current directory, then beside the file that mentions it. Raises ConfigError with
-    the nearest shipped names when there is no such file.
+    A shipped name wins; a path is looked for from the current directory, then beside the file that mentions it.
+    Raises ConfigError with the nearest shipped names when there is no such file.
     """
-    as_path = Path(name).expanduser()
-    if as_path.suffix or len(as_path.parts) > 1:
-        candidates: list[Path] = [as_path] if beside is None else [as_path, beside.parent / as_path]
-        for candidate in candidates:
-            if candidate.is_file():
-                return candidate
-        if as_path.is_dir():
-            raise ConfigError("is a directory, not a file", key=kind, value=name)
-        raise ConfigError("no such file", key=kind, value=name, choices=names(kind))
-    shipped = folder(kind) / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    raise ConfigError(f"unknown {kind}", key=kind, value=name, choices=names(kind))
+    shipped = names(kind)
+    if name in shipped:
+        return folder(kind) / f"{name}.yaml"
+    found = file_at(kind, name, beside=beside)
+    if found is not None:
+        return found
+    path = Path(name)
+    if path.is_dir():
+        raise ConfigError("is a directory, not a file", key=kind, value=name)
+    problem = "no such file" if path.suffix or len(path.parts) > 1 else f"unknown {kind}"
+    raise ConfigError(problem, key=kind, value=name, choices=shipped)
+
+
+def file_at(kind: str, path: str, *, beside: Path | None = None) -> Path | None:
+    """The file a path leads to: from the current directory, else beside the file that mentions it; None if nowhere.
+
+    Raises ConfigError for a path that no file can have.
+    """
+    try:
+        given = Path(path).expanduser()
+        candidates = [given] if beside is None else [given, beside.parent / given]
+        return next((candidate for candidate in candidates if candidate.is_file()), None)
+    except (OSError, RuntimeError) as error:  # longer than file systems allow; ~ of a user who does not exist
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ConfigError(f"cannot be looked for ({reason})", key=kind, value=path) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -20,11 +21,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML file says (`data`) and on which line each key stands."""
+    """What a YAML file says (`data`) and on which line each key stands.
+
+    `origins` says where keys were written that do not stand in the file: `--set`, or a server's log.
+    """
 
     path: Path | None
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    origins: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
     def line(self, key: KeyPath) -> int | None:
         """The line of a key, or of its nearest parent that is written in the file."""
@@ -34,13 +39,44 @@ class Document:
             key = key[:-1]
         return None
 
+    def place(self, key: KeyPath) -> dict[str, Any]:
+        """`file`, `line` and `key` of a ConfigError about this key."""
+        parts = tuple(map(str, key))
+        dotted = ".".join(parts) or None
+        for written, origin in self.origins.items():
+            # A key that only exists because one below it was set was written there, too.
+            inherited = parts and key not in self.lines and written[: len(parts)] == parts
+            if parts[: len(written)] == written or inherited:
+                return {"file": origin, "line": None, "key": dotted}
+        return {"file": self.path, "line": self.line(key), "key": dotted}
+
     def error(self, key: KeyPath, problem: str, **details: Any) -> ConfigError:
         """A ConfigError that points at this file, line and key."""
-        return ConfigError(problem, file=self.path, line=self.line(key), key=".".join(map(str, key)) or None, **details)
+        return ConfigError(problem, **self.place(key), **details)
+
+    @contextmanager
+    def blamed(self, key: KeyPath, under: KeyPath = ()) -> Iterator[None]:
+        """What goes wrong inside and names no file is said of this one, at `key`.
+
+        An error that names a key of its own keeps it when that key is written here below `under`.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            if error.file is not None:
+                raise
+            own = (*under, *(error.key or "").split("."))
+            raise error.placed(**self.place(own if own in self.lines or own in self.origins else key)) from error
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 with one repair: 1e-3 and 5e12 are numbers, as everyone expects."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Text that no file could hold (half a surrogate pair) is refused here, with a ValueError."""
+        text = super().construct_scalar(node)
+        text.encode()
+        return text
 
 
 _Loader.add_implicit_resolver(
@@ -48,6 +84,11 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+
+
+# What pydantic calls a "valid dictionary or instance of EngineSpec" is a mapping to people.
+_WANTED = {"model_type": "a mapping", "model_attributes_type": "a mapping", "dict_type": "a mapping",
+           "string_type": "text"}  # fmt: skip
 
 
 def load_yaml(path: str | Path) -> Document:
@@ -63,8 +104,8 @@ def load_yaml(path: str | Path) -> Document:
 def parse_yaml(text: str, path: Path | None = None) -> Document:
     """The same from a string."""
     lines: dict[KeyPath, int] = {}
-    loader = _Loader(text)
-    try:
+    with _yaml_errors(path):
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise ConfigError("is empty; expected a mapping of keys", file=path)
@@ -72,15 +113,29 @@ def parse_yaml(text: str, path: Path | None = None) -> Document:
             raise ConfigError("must be a mapping of keys to values", file=path, line=node.start_mark.line + 1)
         _collect_lines(node, (), lines, path)
         data = loader.construct_document(node)
+    return Document(path, data, lines)
+
+
+def parse_value(text: str) -> Any:
+    """One value as it may stand after a colon: `0.5`, `[1, 2]`, `{kind: poisson, rate: 8}`. Raises ConfigError."""
+    with _yaml_errors(None):
+        return yaml.load(text, _Loader)
+
+
+@contextmanager
+def _yaml_errors(path: Path | None) -> Iterator[None]:
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
+        line = mark.line + 1 if mark and path else None
         raise ConfigError(f"is not valid YAML: {error.problem or error.context}", file=path, line=line) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"is not valid YAML: {error}", file=path) from error
-    finally:
-        loader.dispose()
-    return Document(path, data, lines)
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(f"is not valid YAML: {error.reason}", file=path) from error
+    except RecursionError:
+        raise ConfigError("is nested too deeply, or refers to itself", file=path) from None
+    except ValueError as error:  # a date such as 2024-13-45, an integer of thousands of digits
+        raise ConfigError(f"is not valid YAML: {str(error).split(';')[0]}", file=path) from error
 
 
 def _collect_lines(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path | None) -> None:
@@ -129,8 +184,15 @@ def _explain(
     if kind in ("literal_error", "enum"):
         expected = str(first.get("ctx", {}).get("expected", ""))
         return document.error(key, "is not a valid choice", value=shown, choices=_split_choices(expected))
+    if kind == "invalid_key":
+        return document.error((*at, *map(str, location)), "a key must be text; put it in quotes")
+    details = {} if isinstance(shown, (dict, list)) or first["loc"][-1:] == ("[key]",) else {"value": shown}
+    wanted = [_WANTED[p["type"]] for p in problems if p["type"] in _WANTED and p.get("input") is shown]
+    if kind in _WANTED:
+        expected = " or ".join(dict.fromkeys(wanted))
+        return document.error(key, f"is empty; expected {expected}" if shown is None else f"expected {expected}",
+                              **({} if shown is None else details))  # fmt: skip
     message = str(first["msg"]).removeprefix("Value error, ")
-    details = {} if isinstance(shown, (dict, list)) else {"value": shown}
     return document.error(key, message[:1].lower() + message[1:], **details)
 
 

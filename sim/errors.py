@@ -43,10 +43,15 @@ class ConfigError(SimError):
     ) -> None:
         self.problem, self.file, self.line, self.key = problem, file, line, key
         self.value = None if value is _UNSET else value
-        self.choices = _nearest_first(key if value is _UNSET else str(value), list(choices))
+        self._details = {} if value is _UNSET else {"value": value}
+        self.choices = _nearest_first(key if value is _UNSET else str(_shorten(value)), list(choices))
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         subject = "" if key is None else f"{key}: " if value is _UNSET else f"{key}: {_shorten(value)!r}: "
         super().__init__(" ".join(f"{place}{subject}{problem}{_offer(self.choices)}".split()))
+
+    def placed(self, *, file: str | Path | None, line: int | None, key: str | None) -> ConfigError:
+        """The same problem, pointed at the place where a person wrote what caused it."""
+        return ConfigError(self.problem, file=file, line=line, key=key, choices=self.choices, **self._details)
 
 
 class GateFailed(SimError):
@@ -76,5 +81,8 @@ def _offer(choices: list[str]) -> str:
 
 
 def _shorten(value: Any) -> Any:
-    text = str(value)
+    try:
+        text = str(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        return "a number of thousands of digits"
     return value if len(text) <= 80 else text[:77] + "..."

@@ -252,7 +252,9 @@ def _steps(result: RunResult, duration_s: float) -> dict[str, Any]:
     steps = result.steps
     n = int(steps["steps"].sum())
     replicas = _replicas(result)
-    busy_s = float(np.sum(row_durations_ps(steps), dtype=np.float64)) / PS_PER_S
+    # With asynchronous scheduling a last step runs on after the last request has ended.
+    beyond = np.maximum(steps["start_ps"] + row_durations_ps(steps) - run_window_ps(result.requests)[1], 0)
+    busy_s = float(np.sum(row_durations_ps(steps) - beyond, dtype=np.float64)) / PS_PER_S
     return {
         "num_steps": n,
         "mean_batch_size": _per(float(np.sum(steps["steps"] * sequences_per_step(steps), dtype=np.float64)), n),

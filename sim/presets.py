@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from sim.catalog import find
 from sim.documents import load_yaml, validate
@@ -14,7 +14,13 @@ from sim.units import GIB, SECONDS, quantity
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 _LARGE_GPU_BYTES = 70 * GIB
 
-Seconds = Annotated[float, BeforeValidator(lambda raw: quantity(raw, SECONDS)), Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[
+    float,
+    BeforeValidator(lambda raw: quantity(raw, SECONDS) if isinstance(raw, (str, int, float)) else raw),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({"type": ["string", "number"], "description": "a time such as '264 us'; a bare number is seconds"}),
+]
+"""A length of time as people write it, in seconds."""
 
 
 class HostDefaults(BaseModel):

@@ -13,11 +13,13 @@ decode step `first_step + 1 .. last_step` of that replica. So every token's time
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +69,45 @@ SEGMENT_COLUMNS: Mapping[str, str] = {
 }
 
 
+class FileColumns(Mapping[str, Column]):
+    """The columns of a Parquet file, each read when it is asked for and not kept: tables larger than memory."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:  # pyarrow's own error for a missing file does not name it
+            metadata = pq.read_metadata(file)
+        self.path, self.rows = path, int(metadata.num_rows)
+        self._names = tuple(metadata.schema.to_arrow_schema().names)
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._names:
+            raise KeyError(name)
+        column: Column = pq.read_table(self.path, columns=[name]).column(0).to_numpy()
+        return column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _ChosenColumns(Mapping[str, Column]):
+    """Some rows of another table's columns, picked when a column is asked for."""
+
+    def __init__(self, base: Mapping[str, Column], chosen: Column) -> None:
+        self._base, self._chosen = base, chosen
+        self.rows = int(np.count_nonzero(chosen)) if chosen.dtype == bool else len(chosen)
+
+    def __getitem__(self, name: str) -> Column:
+        return self._base[name][self._chosen]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
 @dataclass(frozen=True)
 class Table:
     """Named columns of equal length, as numpy arrays. `table["arrival_ps"]` is a column, `len(table)` its rows."""
@@ -77,11 +118,13 @@ class Table:
         return self.columns[name]
 
     def __len__(self) -> int:
+        if isinstance(self.columns, (FileColumns, _ChosenColumns)):
+            return self.columns.rows
         return len(next(iter(self.columns.values())))
 
-    def where(self, mask: Column) -> Table:
-        """The rows for which `mask` is true (or the rows it names)."""
-        return Table({name: column[mask] for name, column in self.columns.items()})
+    def where(self, chosen: Column) -> Table:
+        """The rows for which a mask is true, or the rows of these numbers. Columns are picked when they are read."""
+        return Table(_ChosenColumns(self.columns, np.asarray(chosen)))
 
 
 @dataclass(frozen=True)
@@ -108,12 +151,8 @@ class RunResult:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, table in (("requests", self.requests), ("steps", self.steps), ("segments", self.segments)):
-            partial = directory / f".{name}.parquet.partial"
-            _write_parquet(table, partial)
-            partial.replace(directory / f"{name}.parquet")
-        partial = directory / ".manifest.json.partial"
-        partial.write_text(json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
-        partial.replace(directory / "manifest.json")
+            _save_table(table, directory / f"{name}.parquet")
+        replace_text(directory / "manifest.json", json.dumps(self.manifest, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> RunResult:
@@ -122,7 +161,7 @@ class RunResult:
         try:
             manifest = json.loads((directory / "manifest.json").read_text())
             requests, steps, segments = (
-                _read_parquet(directory / f"{name}.parquet") for name in ("requests", "steps", "segments")
+                Table(FileColumns(directory / f"{name}.parquet")) for name in ("requests", "steps", "segments")
             )
         except FileNotFoundError as error:
             missing = Path(str(error.filename)).name
@@ -132,19 +171,43 @@ class RunResult:
         return cls(requests, steps, segments, manifest)
 
 
-_ROW_GROUP = 1 << 17
+ROW_GROUP = 1 << 17
+
+
+def parquet_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """The file schema of columns given by type codes."""
+    return pa.schema([(name, pa.from_numpy_dtype(np.dtype(code))) for name, code in columns.items()])
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or an interruption, never meets half of it."""
+    partial = partial_path(path)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _save_table(table: Table, path: Path) -> None:
+    partial = partial_path(path)
+    if isinstance(table.columns, FileColumns):
+        if table.columns.path == partial:  # the run has written it already
+            partial.replace(path)
+            table.columns.path = path
+            return
+        shutil.copyfile(table.columns.path, partial)
+    else:
+        _write_parquet(table, partial)
+    partial.replace(path)
 
 
 def _write_parquet(table: Table, path: Path) -> None:
     """In row groups, so that a table of millions of rows is never copied whole."""
     schema = pa.schema([(name, pa.from_numpy_dtype(column.dtype)) for name, column in table.columns.items()])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for start in range(0, max(len(table), 1), _ROW_GROUP):
-            part = {name: column[start : start + _ROW_GROUP] for name, column in table.columns.items()}
+        for start in range(0, max(len(table), 1), ROW_GROUP):
+            part = {name: column[start : start + ROW_GROUP] for name, column in table.columns.items()}
             writer.write_table(pa.table(part, schema=schema))
-
-
-def _read_parquet(path: Path) -> Table:
-    with path.open("rb") as file:  # pyarrow's own error for a missing file does not name it
-        table = pq.read_table(file)
-    return Table({name: table.column(name).to_numpy() for name in table.column_names})

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from sim.audit import audit
 from sim.breakdown import breakdown
-from sim.build import Setup, build, resolved
+from sim.build import Setup, build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
+from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
 from sim.step import NO_LIMIT
@@ -20,8 +22,16 @@ from sim.units import to_ps
 _VERSIONED = ("roofserve", "simpy", "numpy", "scipy")
 
 
+Progress = Callable[[int, int | None], None]
+"""Hears how many requests have ended, and how many there will be if that is known."""
+
+
 def simulate(
-    loaded: LoadedScenario, *, step_by_step: bool = False, on_progress: Callable[[int, int | None], None] | None = None
+    loaded: LoadedScenario,
+    *,
+    step_by_step: bool = False,
+    on_progress: Progress | None = None,
+    directory: Path | None = None,
 ) -> RunResult:
     """Run a scenario and return its tables and manifest.
 
@@ -30,11 +40,11 @@ def simulate(
     happened, with the open requests as unfinished and `manifest["interrupted"]` true. Raises ConfigError for a
     scenario that cannot run and InvariantError if the books do not balance.
     """
-    return run_setup(build(loaded), step_by_step=step_by_step, on_progress=on_progress)
+    return run_setup(build(loaded), step_by_step=step_by_step, on_progress=on_progress, directory=directory)
 
 
 def run_setup(
-    setup: Setup, *, step_by_step: bool = False, on_progress: Callable[[int, int | None], None] | None = None
+    setup: Setup, *, step_by_step: bool = False, on_progress: Progress | None = None, directory: Path | None = None
 ) -> RunResult:
     """The same for a scenario that is already built. A setup is good for one run."""
     timeout = setup.spec.client_timeout_s
@@ -46,8 +56,10 @@ def run_setup(
         max_model_len=setup.engine.max_model_len,
         client_timeout_ps=None if timeout is None else to_ps(timeout),
         on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
+        directory=directory,
     )
-    cluster.run()
+    with setup.written.blamed():
+        cluster.run()
     recorder = cluster.recorder
     tables = recorder.requests.table(), recorder.steps.table(), recorder.segments.table()
     result = RunResult(*tables, manifest=manifest(setup, cluster.interrupted))
@@ -71,6 +83,8 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
         },
         "interrupted": interrupted,
         "facts": {
+            "model": setup.architecture.name,
+            "hardware": setup.gpu.name,
             "replicas": replicas,
             "gpus": replicas * setup.engine.tensor_parallel_size,
             "num_gpu_blocks": setup.num_blocks,

@@ -6,19 +6,33 @@ A policy stays `{kind, options}` here; `sim.build` turns names into objects.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from sim.catalog import find
-from sim.documents import Document, KeyPath, load_yaml, validate
+from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
-from sim.slo import check_slo
+from sim.presets import Seconds
+from sim.slo import check_objective
 
-_STRICT = ConfigDict(frozen=True, extra="forbid")
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_MOST = 2**31 - 1
+
+Count = Annotated[int, Field(gt=0, le=_MOST)]
+Objective = Annotated[str, AfterValidator(check_objective)]
+LimitValue = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Policy(BaseModel):
@@ -38,6 +52,10 @@ class Policy(BaseModel):
         """Everything beside the name."""
         return dict(self.model_extra or {})
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
 
 class KVCacheSpec(BaseModel):
     """How KV memory is handed out."""
@@ -51,6 +69,16 @@ class KVCacheSpec(BaseModel):
     )
 
 
+class HostSpec(BaseModel):
+    """Time between steps that is not hidden behind the GPU; what is left out comes from the preset."""
+
+    model_config = _STRICT
+
+    step_s: Seconds | None = Field(default=None, description="per step, such as 264 us")
+    sequence_s: Seconds | None = Field(default=None, description="per sequence and step")
+    token_s: Seconds | None = Field(default=None, description="per new token of a step")
+
+
 class EngineSpec(BaseModel):
     """The serving engine: vLLM's argument names; what is left out comes from the preset."""
 
@@ -58,29 +86,30 @@ class EngineSpec(BaseModel):
 
     preset: str = Field(default="vllm-v1", description="engine whose defaults fill what is left out")
     scheduler: Policy | None = Field(default=None, description="chunked or continuous (prefill first)")
-    max_num_seqs: int | None = Field(default=None, gt=0, description="most sequences in one step")
-    max_num_batched_tokens: int | None = Field(default=None, gt=0, description="most new tokens in one step")
+    max_num_seqs: Count | None = Field(default=None, description="most sequences in one step")
+    max_num_batched_tokens: Count | None = Field(default=None, description="most new tokens in one step")
     long_prefill_token_threshold: int | None = Field(
-        default=None, ge=0, description="longest chunk of one prompt; 0: as long as the budget"
+        default=None, ge=0, le=_MOST, description="longest chunk of one prompt; 0: as long as the budget"
     )
-    max_model_len: int | None = Field(
-        default=None, gt=0, description="longest prompt plus output; default: the model's"
-    )
+    max_model_len: Count | None = Field(default=None, description="longest prompt plus output; default: the model's")
     gpu_memory_utilization: float | None = Field(
         default=None, gt=0, le=1, description="share of the GPU's memory that the engine may use"
     )
     kv_cache: KVCacheSpec = Field(default_factory=KVCacheSpec, description="KV memory")
     kv_cache_dtype: str | None = Field(default=None, description="number format of the KV cache; auto: the model's")
-    kv_cache_memory_bytes: int | None = Field(default=None, gt=0, description="KV bytes per GPU, instead of a share")
-    num_gpu_blocks_override: int | None = Field(
-        default=None, gt=0, description="KV blocks of a replica, for instance from a server's start-up log"
+    kv_cache_memory_bytes: int | None = Field(
+        default=None, gt=0, le=2**62, description="KV bytes per GPU, instead of a share"
+    )
+    num_gpu_blocks_override: Count | None = Field(
+        default=None, description="KV blocks of a replica, for instance from a server's start-up log"
     )
     quantization: str | dict[str, str] | None = Field(
         default=None, description="vLLM's scheme name, or formats of {weights, activations, kv_cache}"
     )
     dtype: str = Field(default="auto", description="16-bit type of what is not quantised: auto, bfloat16 or float16")
-    tensor_parallel_size: int = Field(default=1, gt=0, description="GPUs that share every layer")
+    tensor_parallel_size: Count = Field(default=1, description="GPUs that share every layer")
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
+    host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
     @field_validator("dtype")
     @classmethod
@@ -88,7 +117,7 @@ class EngineSpec(BaseModel):
         known = {"auto": "auto", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16", "half": "float16",
                  "fp16": "float16"}  # fmt: skip
         if value not in known:
-            raise ValueError(f"{value!r} is not a 16-bit type; choose auto, bfloat16 or float16")
+            raise ValueError("is not a 16-bit type; choose auto, bfloat16 or float16")
         return known[value]
 
 
@@ -113,16 +142,10 @@ class Scenario(BaseModel):
     workload: str | dict[str, Any] = Field(description="traffic: a name in workloads/, a path, or a mapping")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="the serving engine")
     replicas: ReplicasSpec = Field(default_factory=ReplicasSpec, description="how many copies")
-    slo: dict[str, float] = Field(
+    slo: dict[Objective, LimitValue] = Field(
         default_factory=dict, description="objectives such as ttft_p99_ms: 500 (ttft, tpot, itl, e2e, queue)"
     )
-    seed: int = Field(default=0, ge=0, description="all random draws follow from it")
-
-    @field_validator("slo")
-    @classmethod
-    def _known_objectives(cls, value: dict[str, float]) -> dict[str, float]:
-        check_slo(value)
-        return value
+    seed: int = Field(default=0, ge=0, lt=2**63, description="all random draws follow from it")
 
 
 @dataclass(frozen=True)
@@ -138,50 +161,74 @@ class LoadedScenario:
         return self.document.path
 
 
-def load_scenario(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> LoadedScenario:
+def load_scenario(
+    source: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> LoadedScenario:
     """A scenario from a shipped name, a path, or a mapping; `overrides` are dotted keys as in `--set a.b=c`.
 
-    Raises ConfigError naming file, line, key and the nearest valid choice.
+    `origins` names where an override was written when it was not `--set`. Raises ConfigError naming file, line, key
+    and the nearest valid choice.
     """
     if isinstance(source, Mapping):
         document = Document(None, dict(source))
     else:
         document = load_yaml(find("scenario", str(source)))
-    document = _override(document, overrides or {})
+    for key, value in (overrides or {}).items():
+        document = _override(document, key, value, (origins or {}).get(key, "--set"))
     if not document.data.get("name") and document.path is not None:
-        document.data["name"] = document.path.stem
+        document = replace(document, data={**document.data, "name": document.path.stem})
     return LoadedScenario(scenario=validate(Scenario, document), document=document)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """`engine.max_num_seqs=64` as a dotted key and a value; the value is read as YAML."""
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError("expected KEY=VALUE, such as engine.max_num_seqs=64", key="--set", value=text)
+    key, separator, value = (part.strip() for part in text.partition("="))
+    if not separator or not all(key.split(".")):
+        raise ConfigError("expected KEY=VALUE, such as engine.max_num_seqs=64", file="--set", key=text)
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError("the value is not valid YAML", key=f"--set {key.strip()}", value=value) from error
+        return key, parse_value(value)
+    except ConfigError as error:
+        raise ConfigError(f"the value {error.problem}", file="--set", key=key, value=value) from error
 
 
-def _override(document: Document, overrides: Mapping[str, Any]) -> Document:
-    data = _copy(document.data)
-    lines: dict[KeyPath, int] = dict(document.lines)
-    for dotted, value in overrides.items():
-        parts = tuple(dotted.split("."))
-        here = data
-        for i, part in enumerate(parts[:-1]):
-            inner = here.get(part)
-            if isinstance(inner, str) and part in ("scheduler", "router"):
-                inner = {"kind": inner}
-            if inner is not None and not isinstance(inner, dict):
-                at = ".".join(parts[: i + 1])
-                raise ConfigError(f"{at} is {inner!r}, which has no key {parts[i + 1]!r}", key=f"--set {dotted}")
-            here[part] = here = _copy(inner) if isinstance(inner, dict) else {}
-        here[parts[-1]] = value
-        lines = {key: line for key, line in lines.items() if key[: len(parts)] != parts}
-    return Document(document.path, data, lines)
+def _override(document: Document, dotted: str, value: Any, origin: str) -> Document:
+    key = tuple(dotted.split("."))
+    with document.blamed(key):
+        data = document.data
+        if key[0] == "workload" and len(key) > 1 and isinstance(data.get("workload"), str):
+            data = {**data, "workload": _written_out(data["workload"], document.path)}
+        try:
+            data = _with(data, key, 0, value)
+        except ConfigError as error:
+            raise error.placed(file=origin, line=None, key=dotted) from None
+    lines = {at: line for at, line in document.lines.items() if tuple(map(str, at[: len(key)])) != key}
+    return Document(document.path, data, lines, {**document.origins, key: origin})
 
 
-def _copy(value: Any) -> Any:
-    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
+    """`here` with the value at `key[depth:]` exchanged; mappings that are missing on the way are made."""
+    if depth == len(key):
+        return value
+    part = key[depth]
+    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router"):
+        here = {"kind": here}
+    if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
+        return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]
+    if here is not None and not isinstance(here, Mapping):
+        raise ConfigError(f"{'.'.join(key[:depth])} is {here!r}, which has no key {part!r}")
+    here = here or {}
+    return {**here, part: _with(here.get(part), key, depth + 1, value)}
+
+
+def _written_out(workload: str, beside: Path | None) -> dict[str, Any]:
+    """A named workload as the mapping that may stand in its place, so that single keys of it can be overridden."""
+    path = find("workload", workload, beside=beside)
+    if path.suffix not in (".yaml", ".yml", ""):
+        return {"trace": str(path)}
+    data = load_yaml(path).data
+    trace = data.get("trace")
+    if isinstance(trace, str) and not Path(trace).expanduser().is_file():
+        data["trace"] = str(path.parent / Path(trace).expanduser())
+    return data

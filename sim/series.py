@@ -148,13 +148,13 @@ def sequences_per_step(steps: Table) -> Column:
 
 
 def kv_growth(steps: Table, block_size: int) -> tuple[Column, Column]:
-    """Tokens and blocks that a row adds from its first step to its last.
+    """Tokens and blocks that a row's steps add to what the table gives at its start.
 
-    The table gives both at the first step. Every later step stores one token per decoding sequence. Where blocks are
+    Every step stores one token per decoding sequence. Where blocks are
     taken on demand they follow; where they were reserved ahead (more than one block per sequence stands empty), the
     reserved room is filled first.
     """
-    tokens = steps["decodes"].astype(np.int64) * (steps["steps"].astype(np.int64) - 1)
+    tokens = steps["decodes"].astype(np.int64) * steps["steps"].astype(np.int64)
     room = steps["kv_blocks"].astype(np.int64) * block_size - steps["kv_tokens"]
     reserved = np.maximum(room - steps["running"].astype(np.int64) * block_size, 0)
     return tokens, np.maximum(tokens - reserved, 0) / block_size

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 PS_PER_S = 10**12
 """The engine's clock counts integer picoseconds, so sums of step times are exact in any order."""
 
 GB, GIB = 10**9, 2**30
 
-_SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
-_TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
+# Decimals, so that 264 us is the float nearest to 0.000264 and not a product of two rounded ones.
+_SCALES = {p: Decimal(10) ** n for p, n in {"": 0, "k": 3, "K": 3, "M": 6, "G": 9, "T": 12, "P": 15}.items()}
+_BINARY = {p: Decimal(2) ** n for p, n in {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}.items()}
+_TIMES = {p: Decimal(10) ** n for p, n in {"s": 0, "ms": -3, "us": -6, "µs": -6, "ns": -9}.items()}
+_TIMES |= {"min": Decimal(60), "h": Decimal(3600)}
 _QUANTITY = re.compile(r"^\s*([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*$")
 
 BYTES, BYTES_PER_S, FLOPS, SECONDS, WATTS, HERTZ = "bytes", "bytes/s", "FLOP/s", "seconds", "watts", "hertz"
@@ -39,14 +42,17 @@ def quantity(text: str | int | float, kind: str) -> float:
     match = _QUANTITY.match(text)
     if not match:
         raise ValueError(f"expected {kind} such as '{_EXAMPLE[kind]}', got {text!r}")
-    number, unit = float(match[1].replace("_", "")), match[2] or ""
-    factor = _factor(unit, kind) if unit else 1.0
+    unit = match[2] or ""
+    factor = _factor(unit, kind) if unit else Decimal(1)
     if factor is None:
         raise ValueError(f"expected {kind} such as '{_EXAMPLE[kind]}', got the unit {unit!r} in {text!r}")
-    return number * factor
+    try:
+        return float(Decimal(match[1].replace("_", "")) * factor)
+    except ArithmeticError:
+        raise ValueError(f"the number in {text!r} is too large or too small") from None
 
 
-def _factor(unit: str, kind: str) -> float | None:
+def _factor(unit: str, kind: str) -> Decimal | None:
     if kind == SECONDS:
         return _TIMES.get(unit)
     for suffix in {

@@ -69,7 +69,8 @@ def call(arguments: list[str] | None = None) -> int:
         click.echo(error.format_message())
         return 0
     except click.ClickException as error:
-        error.show()
+        hint = f" (see `{error.ctx.command_path} --help`)" if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"Error: {' '.join(error.format_message().split())}{hint}", err=True)
         return error.exit_code
     except SimError as error:
         click.echo(f"Error: {error}", err=True)

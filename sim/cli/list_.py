@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from sim import catalog
@@ -22,16 +24,17 @@ from sim.units import GIB
 from sim.workloads.builder import load_workload
 
 Rows = list[dict[str, Any]]
+_WIDTH_OF_FILES = 200  # `list models | grep` must find a name and its numbers on one line
 
 
 def _models() -> Rows:
     return [
         {
             "model": a.name,
-            "parameters (1e9)": round(a.num_parameters / 1e9, 2),
-            "active (1e9)": round(a.active_parameters / 1e9, 2),
+            "1e9 params": round(a.num_parameters / 1e9, 2),
+            "active": round(a.active_parameters / 1e9, 2),
             "layers": a.num_layers,
-            "KV bytes/token": a.kv_bytes_per_token(2),
+            "KV B/token": a.kv_bytes_per_token(2),
             "context": a.max_model_len,
         }
         for a in list_models()
@@ -45,9 +48,9 @@ def _hardware() -> Rows:
         rows.append(
             {
                 "hardware": name,
-                "memory (GiB)": round(gpu.memory_visible_bytes / GIB, 1),
-                "bandwidth (GB/s)": round(gpu.memory_bandwidth_bytes_per_s / 1e9),
-                "16-bit (TFLOP/s)": round(gpu.peak_flops(gpu.default_dtype) / 1e12),
+                "GiB": round(gpu.memory_visible_bytes / GIB, 1),
+                "GB/s": round(gpu.memory_bandwidth_bytes_per_s / 1e9),
+                "16-bit TFLOP/s": round(gpu.peak_flops(gpu.default_dtype) / 1e12),
                 "formats": " ".join(gpu.formats),
                 "calibrated": "yes" if gpu.calibration else "no",
                 "$/hour": gpu.price_per_hour_usd.mid if gpu.price_per_hour_usd else None,
@@ -82,8 +85,7 @@ def _policies(table: dict[str, Any], label: str) -> Callable[[], Rows]:
 
 
 def _summary(policy: Any) -> str:
-    doc = policy.__doc__ if isinstance(policy, type) else None
-    return (doc or "").strip().split("\n")[0]
+    return str(policy.__doc__ or "").strip().split("\n")[0]
 
 
 _LISTS: dict[str, Callable[[], Rows]] = {
@@ -94,7 +96,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "presets": _described("preset"),
     "schedulers": _policies(dict(SCHEDULERS), "scheduler"),
     "allocators": _policies(dict(ALLOCATORS), "allocator"),
-    "routers": _policies(dict(ROUTERS), "router"),
+    "routers": _policies({name: make(0) for name, make in ROUTERS.items()}, "router"),
     "quantization": lambda: [{"scheme": name, "weights": w, "activations": a} for name, (w, a) in SCHEMES.items()],
     "formats": lambda: [{"format": f.name, "stored bytes": f.stored_bytes} for f in FORMATS.values()],
 }
@@ -114,12 +116,26 @@ def list_(what: str, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(rows, indent=2))
         return
+    console, table = Console(), _table(rows)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_FILES
+    unlimited = console.options.update(max_width=_WIDTH_OF_FILES)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).minimum)
+    console.print(table)
+
+
+def _table(rows: Rows) -> Table:
+    """Names, which are there to be copied, and numbers stay whole; descriptions give way to a narrow terminal."""
     table = Table(box=None, header_style="bold")
-    for name in rows[0] if rows else ():
-        numeric = isinstance(rows[0][name], (int, float))
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for i, heading in enumerate(rows[0]):
+        cells = [_cell(row[heading]) for row in rows]
+        numeric = isinstance(rows[0][heading], (int, float))
+        whole = max(len(text) for text in (heading, *cells)) if numeric or i == 0 else None
+        table.add_column(heading, justify="right" if numeric else "left", min_width=whole, overflow="fold")
     for row in rows:
-        table.add_row(
-            *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values())
-        )
-    Console().print(table)
+        table.add_row(*map(_cell, row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +19,8 @@ from sim.errors import ConfigError
 from sim.imports.vllm_log import read_log
 from sim.metrics import summarise
 from sim.report.summary import render_summary, summary_json
-from sim.report.write import write_report
-from sim.results import RunResult
+from sim.resolved import RESOLVED_FILE, resolved_yaml
+from sim.results import RunResult, replace_text
 from sim.run import simulate
 from sim.scenario import LoadedScenario, load_scenario, parse_setting
 
@@ -30,17 +32,17 @@ _INTERRUPTED = 130
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override any key: --set engine.max_num_seqs=64"
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory to write [default: out/NAME]")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory to write [default: out/NAME]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random draws.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--step-by-step", is_flag=True, help="Execute every step by itself: slower, the same results.")
 @click.option("--from-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Take KV blocks and resolved flags from a vLLM start-up log.")  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Also write timeline.json.gz for ui.perfetto.dev.")
-@click.pass_context
+@click.option("--no-report", is_flag=True, help="Tables and summary.json only: no figures, no page.")
 def run(
-    context: click.Context, scenario: str, settings: tuple[str, ...], out: Path | None, seed: int | None, form: str,
-    step_by_step: bool, from_log: Path | None, timeline: bool,
+    scenario: str, settings: tuple[str, ...], out: Path | None, seed: int | None, form: str, step_by_step: bool,
+    from_log: Path | None, timeline: bool, no_report: bool,
 ) -> int:  # fmt: skip
     """Simulate SCENARIO, a shipped name or a YAML file, and report latency, throughput and memory.
 
@@ -50,56 +52,75 @@ def run(
       roofserve run my.yaml --set workload.arrival.rate=20 --set hardware=h200-sxm --out out/h200
       roofserve run quickstart --from-log vllm-server.log
     """
-    overrides, notes = _overrides(settings, seed, from_log)
-    loaded = load_scenario(scenario, overrides)
-    directory = out or Path("out") / (loaded.scenario.name or "run")
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError("exists and is not a directory", key="--out", value=str(directory))
-    result = _simulate(loaded, step_by_step, notes)
-    page = _write(result, directory, timeline)
-    summary = summarise(result)
+    settings_here = dict(parse_setting(text) for text in settings) | ({} if seed is None else {"seed": seed})
+    logged, notes = _from_log(from_log, settings_here)
+    loaded = load_scenario(scenario, logged | settings_here, dict.fromkeys(logged, str(from_log)))
+    directory = _directory(out, loaded.scenario.name)
+    result = _simulate(loaded, directory, step_by_step, notes)
+    summary, written = _write(result, directory, timeline, no_report)
     if form == "json":
         click.echo(summary_json(summary), nl=False)
     else:
         console = Console()
         render_summary(summary, result, console)
-        console.print(f"Report: {page}", soft_wrap=True, highlight=False)
+        console.print(f"{'Summary' if no_report else 'Report'}: {written}", soft_wrap=True, highlight=False)
     if result.manifest["interrupted"]:
         click.echo(f"Interrupted: what had happened by then is in {directory}.", err=True)
         return _INTERRUPTED
     return 0
 
 
-def _overrides(settings: tuple[str, ...], seed: int | None, log: Path | None) -> tuple[dict[str, Any], list[str]]:
-    """What the log says, then what --set says over it, then --seed."""
-    overrides: dict[str, Any] = {}
-    notes: list[str] = []
-    if log is not None:
-        facts = read_log(log)
-        overrides = facts.to_overrides()
-        if overrides.pop("engine.pipeline_parallel_size", 1) != 1:
-            raise ConfigError("the server uses pipeline parallelism, which is not simulated", file=log)
-        overrides.pop("model", None)  # often a path on the server's disk; the scenario names the model
-        notes = [f"from {log.name}: {key} = {value}" for key, value in overrides.items()] + list(facts.notes)
-    overrides |= dict(parse_setting(text) for text in settings)
-    if seed is not None:
-        overrides["seed"] = seed
-    return overrides, notes
+def _from_log(log: Path | None, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What a server's log says about itself and `settings` do not, as overrides, and a note for each."""
+    if log is None:
+        return {}, []
+    facts = read_log(log)
+    overrides = facts.to_overrides()
+    if overrides.pop("engine.pipeline_parallel_size", 1) != 1:
+        raise ConfigError("the server uses pipeline parallelism, which is not simulated", file=log)
+    overrides.pop("model", None)  # often a path on the server's disk; the scenario names the model
+    overrides = {key: value for key, value in overrides.items() if key not in settings}
+    return overrides, [f"from {log.name}: {key} = {value}" for key, value in overrides.items()] + list(facts.notes)
 
 
-def _simulate(loaded: LoadedScenario, step_by_step: bool, notes: list[str]) -> RunResult:
+def _directory(out: Path | None, name: str) -> Path:
+    """Where the run goes. Looked at before anything is simulated, and made only when there is something to write."""
+    directory = Path("out") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run") if out is None else out
+    try:
+        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        problem = "" if there.is_dir() else f"{there} is not a directory"
+        if not problem and not os.access(there, os.W_OK | os.X_OK):
+            problem = f"{there} may not be written to"
+    except OSError as error:
+        problem = f"cannot be looked for ({error.strerror})"
+    if problem:
+        raise ConfigError(problem, file="--out", key=str(directory))
+    return directory
+
+
+def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes: list[str]) -> RunResult:
     started = time.perf_counter()
     with _progress(loaded.scenario.name) as on_progress:
-        result = simulate(loaded, step_by_step=step_by_step, on_progress=on_progress)
+        result = simulate(loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory)
     facts = {**result.facts, "notes": [*result.facts["notes"], *notes]}
     moment = {"date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "wall_time_s": time.perf_counter() - started}
     return RunResult(result.requests, result.steps, result.segments, {**result.manifest, "facts": facts, **moment})
 
 
-def _write(result: RunResult, directory: Path, timeline: bool) -> Path:
+def _write(result: RunResult, directory: Path, timeline: bool, no_report: bool) -> tuple[Mapping[str, Any], Path]:
+    """The run's files; returns the summary, and the path of the page (or of `summary.json`)."""
     try:
         result.save(directory)
-        return write_report(result, directory, timeline=timeline)
+        replace_text(directory / RESOLVED_FILE, resolved_yaml(result.manifest["scenario"], RESOLVED_FILE))
+        if no_report:
+            summary = summarise(result)
+            replace_text(directory / "summary.json", summary_json(summary))
+            return summary, directory / "summary.json"
+        from sim.report.evidence import Evidence  # matplotlib: not before there is something to draw
+        from sim.report.write import write_report
+
+        evidence = Evidence.of(result)
+        return evidence.summary, write_report(evidence, directory, timeline=timeline)
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
 

@@ -218,17 +218,21 @@ class ForwardPass:
 
     def prefill(self, chunks: Sequence[Chunk]) -> list[OpCost]:
         """Attention of the prompt chunks in all layers."""
-        kernels = self._kernels
-        works = {-1: _work(chunks, None), **{i: _work(chunks, span) for i, span in enumerate(self.spans)}}
-        ops = [
-            OpCost("attention prefill", layers.layers, kernels.prefill_attention(works[layers.span], layers.heads))
-            for layers in self._attention
-        ]
-        tokens = works[-1].new_tokens
+        return [OpCost(name, layers, cost) for name, layers, cost in self._prefill(chunks)]
+
+    def prefill_seconds(self, chunks: Sequence[Chunk]) -> float:
+        """The sum of the same, which is all that the hot path needs."""
+        return sum([layers * cost[0] for _, layers, cost in self._prefill(chunks)])
+
+    def _prefill(self, chunks: Sequence[Chunk]) -> list[tuple[str, int, Cost]]:
+        price = self._kernels.prefill_attention
+        works = [_work(chunks, span) for span in self.spans]
+        works.append(whole := _work(chunks, None))  # so that span -1 is the whole context
+        found = [("attention prefill", a.layers, price(works[a.span], a.heads)) for a in self._attention]
         for s in self._states:
-            moved = len(chunks) * 2 * s.state_bytes + tokens * s.width_bytes
-            ops.append(OpCost("state update", s.layers, kernels.elementwise(moved)))
-        return ops
+            moved = len(chunks) * 2 * s.state_bytes + whole.new_tokens * s.width_bytes
+            found.append(("state update", s.layers, self._kernels.elementwise(moved)))
+        return found
 
 
 def _span(attention: Attention | None) -> Span | None:

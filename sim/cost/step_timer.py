@@ -40,11 +40,11 @@ class _Knots:
     once; slopes are integers, so that any number of steps adds up exactly.
     """
 
-    __slots__ = ("_forward", "_span", "_table", "_tick")
+    __slots__ = ("_forward", "_span", "_tick", "table")
 
     def __init__(self, forward: ForwardPass, span: int, tick_ps: int) -> None:
         self._forward, self._span, self._tick = forward, span, tick_ps
-        self._table: dict[int, tuple[int, int]] = {}
+        self.table: dict[int, tuple[int, int]] = {}
 
     def at(self, sequences: int, tokens: int) -> tuple[int, int, int]:
         """(time in ps, its slope per token, tokens until the next knot)."""
@@ -52,16 +52,16 @@ class _Knots:
         if e < _SMALLEST_CELL_EXPONENT:
             e = _SMALLEST_CELL_EXPONENT
         cell = tokens >> e
-        key = sequences << 12 | e << 5 | cell
-        first, slope = self._table.get(key) or self._price(key, sequences, e, cell)
+        first, slope = self.table.get(sequences << 12 | e << 5 | cell) or self.price(sequences, e, cell)
         into = tokens - (cell << e)
         return first + slope * into, slope, (1 << e) - into
 
-    def _price(self, key: int, sequences: int, e: int, cell: int) -> tuple[int, int]:
+    def price(self, sequences: int, e: int, cell: int) -> tuple[int, int]:
+        """Time at the knot `cell << e` and slope up to the next one, remembered."""
         left = self._seconds_as_ps(sequences, cell << e)
         right = self._seconds_as_ps(sequences, (cell + 1) << e)
         slope = (right - left >> e) // self._tick * self._tick
-        self._table[key] = left, slope
+        self.table[sequences << 12 | e << 5 | cell] = left, slope
         return left, slope
 
     def _seconds_as_ps(self, sequences: int, tokens: int) -> int:
@@ -100,11 +100,17 @@ class RooflineStepTimer:
         if self._local:
             return self._run_with_spans(shape, base, max_steps)
         context, done, total = shape.context_tokens, 0, 0
+        knots = self._whole
         pieces: list[Piece] = []
         while True:
-            attention, slope, room = self._whole.at(count, context)
-            first, growth = base + attention, slope * count
-            steps = (room + count - 1) // count
+            # As `_Knots.at`, written out: this is the hottest code of the program.
+            e = context.bit_length() - _CELL_BITS
+            if e < _SMALLEST_CELL_EXPONENT:
+                e = _SMALLEST_CELL_EXPONENT
+            cell = context >> e
+            left, slope = knots.table.get(count << 12 | e << 5 | cell) or knots.price(count, e, cell)
+            first, growth = base + left + slope * (context - (cell << e)), slope * count
+            steps = ((cell + 1 << e) - context + count - 1) // count
             if steps > max_steps - done:
                 steps = max_steps - done
             pieces.append((done, total, first, growth, steps))
@@ -164,12 +170,12 @@ class RooflineStepTimer:
 
     def _prefill(self, chunks: Sequence[Chunk]) -> int:
         if len(chunks) > 1:
-            return self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+            return self._ps(self._forward.prefill_seconds(chunks))
         time = self._chunk_ps.get(chunks[0])
         if time is None:
             if len(self._chunk_ps) >= _MOST_CHUNKS:
                 self._chunk_ps.clear()
-            time = self._ps(sum([op.seconds for op in self._forward.prefill(chunks)]))
+            time = self._ps(self._forward.prefill_seconds(chunks))
             self._chunk_ps[chunks[0]] = time
         return time
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,7 @@ class Cluster:
     """Plays a workload against replicas. One object is good for one run.
 
     `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
-    `on_progress` hears how many requests have ended.
+    `on_progress` hears how many requests have ended; `directory` is where tables that outgrow memory may be written.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Cluster:
         max_model_len: int,
         client_timeout_ps: int | None = None,
         on_progress: Callable[[int], None] | None = None,
+        directory: Path | None = None,
     ) -> None:
         self.env = simpy.Environment(initial_time=0)  # an integer, and so are all delays: the clock counts picoseconds
-        self.recorder = Recorder()
+        self.recorder = Recorder(directory)
         self.replicas = [Replica(self.env, i, p, self.recorder, self._ended) for i, p in enumerate(parts)]
         self.submitted = self.ended = 0
         self.interrupted = False

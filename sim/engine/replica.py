@@ -126,10 +126,10 @@ class Replica:
         env = self._env
         now: int = env._now  # type: ignore[assignment]
         plan = self._scheduler.plan(now)
-        if isinstance(plan, Idle):
-            self._wait(plan.until_ps, now)
-            return
         if plan is not DECODE:
+            if isinstance(plan, Idle):
+                self._wait(plan.until_ps, now)
+                return
             if plan.preempted is not None:
                 self._note_preempted(plan.preempted, now)
             if not plan.chunks and not plan.decodes:
@@ -142,7 +142,7 @@ class Replica:
         self._steps = steps = times.steps
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
-        wake = start + times.end_of(steps - self._lead)
+        wake = start if steps == self._lead else start + times.end_of(steps - self._lead)
         self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
 
     def _end(self, alarm: Alarm) -> None:
@@ -161,7 +161,8 @@ class Replica:
             batch.advance(k)
             self._kv.advance(k)
         self._plan = self._times = None
-        self._boundary_ps, self._free_ps = now, self._start + times.end_of(k)
+        self._boundary_ps = now
+        self._free_ps = self._start + (times.total_ps if k == times.steps else times.end_of(k))
         if chunks and not self._lead:
             self._apply_chunks(chunks)
         finishes = self._finishes
@@ -189,7 +190,9 @@ class Replica:
             finishes = self._finishes
             while finishes[0][2] != finishes[0][3].preemptions:
                 heapq.heappop(finishes)  # left behind by a preemption
-            limit = min(limit, finishes[0][0] + self._lead - batch.steps)
+            to_finish = finishes[0][0] + self._lead - batch.steps
+            if to_finish < limit:
+                limit = to_finish
             if batch.spans:
                 limit = batch.steps_to_crossing(limit)
             limit = self._kv.growth_limit(limit)
@@ -333,12 +336,12 @@ class Replica:
 
     def _record(self, times: StepTimes, k: int) -> None:
         """The rows of a run, before it is committed."""
-        shape, kv, scheduler, start = self._shape, self._kv, self._scheduler, self._start
-        count, chunks, pairs, prefill = shape.decodes, shape.chunks, 0, 0
+        shape, kv, start, chunks = self._shape, self._kv, self._start, self._shape.chunks
+        count, context, pairs, prefill = shape.decodes, shape.context_tokens, 0, 0
         for cached, new in chunks:
             prefill += new
             pairs += new * cached + (new * (new + 1) >> 1)
-        blocks, context, tokens = kv.total_blocks - kv.free_blocks, shape.context_tokens, kv.stored_tokens
+        blocks, tokens, running = kv.total_blocks - kv.free_blocks, kv.stored_tokens, self._scheduler.num_running
         for first, offset, a, b, n in times.pieces:
             if first >= k:
                 break
@@ -346,8 +349,7 @@ class Replica:
                 blocks = kv.used_after(first)
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
-                prefill, len(chunks), pairs, blocks, tokens + first * count, scheduler.num_waiting,
-                scheduler.num_running,
+                prefill, len(chunks), pairs, blocks, tokens + first * count, self.outstanding - running, running,
             ))  # fmt: skip
 
     def stop(self) -> None:

@@ -32,11 +32,13 @@ class PagedKV:
 
     def blocks_for(self, request: Request) -> int:
         """Blocks of the prompt and the longest output the client allows."""
-        return ceil_div(request.prompt_tokens + request.max_output_tokens, self.block_tokens) + self._fixed
+        tokens = request.prompt_tokens + request.max_output_tokens
+        return (tokens + self.block_tokens - 1) // self.block_tokens + self._fixed
 
     def can_reserve(self, tokens: int) -> bool:
         """Whether the blocks of a new request's `tokens` are free, beside those that growth needs next."""
-        return ceil_div(tokens, self.block_tokens) + self._fixed <= self.free_blocks - self._due[self._phase]
+        need = (tokens + self.block_tokens - 1) // self.block_tokens + self._fixed
+        return need <= self.free_blocks - self._due[self._phase]
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for the tokens that the last block of the request has no room for."""
@@ -112,10 +114,10 @@ class PagedKV:
             )
 
     def _grown(self, steps: int) -> int:
-        rounds, rest = divmod(steps, self.block_tokens)
         p = self._phase
-        if rest == 1:
-            return rounds * self._growing + self._due[p]
+        if steps == 1:
+            return self._due[p]
+        rounds, rest = divmod(steps, self.block_tokens)
         return rounds * self._growing + sum(self._due[p : p + rest])
 
     def _count(self, tokens: int, sign: int) -> None:

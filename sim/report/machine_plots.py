@@ -8,27 +8,29 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sim.report.evidence import Evidence
+from sim.report.rows import MEMORY_PARTS
 from sim.report.style import COLOURS, axes_of, new_figure
 
 _GIB = 2**30
 _MOST_OPERATORS = 14
 _BOUNDS = ("compute", "memory", "launch", "link", "host", "other")
-MEMORY_PARTS: Mapping[str, tuple[str, str]] = {
-    "weight_bytes": ("weights", "weights"),
-    "activation_bytes": ("activation peak", "activations"),
-    "cuda_graph_bytes": ("CUDA graphs", "cuda_graphs"),
-    "framework_bytes": ("framework", "framework"),
-    "kv_bytes": ("KV cache", "kv"),
-    "unused_bytes": ("left alone", "unused"),
+_MEMORY_COLOURS: Mapping[str, str] = {
+    "weight_bytes": "weights",
+    "activation_bytes": "activations",
+    "cuda_graph_bytes": "cuda_graphs",
+    "framework_bytes": "framework",
+    "kv_bytes": "kv",
+    "unused_bytes": "unused",
 }
-"""Key of `facts.memory` -> (what people call it, its colour), in order of address."""
 
 
 def memory_map(evidence: Evidence) -> Figure | None:
     """One GPU's memory as a single bar."""
     memory: Mapping[str, Any] = evidence.result.facts.get("memory") or {}
     parts = [
-        (label, COLOURS[colour], memory[key] / _GIB) for key, (label, colour) in MEMORY_PARTS.items() if memory.get(key)
+        (label, COLOURS[_MEMORY_COLOURS[key]], memory[key] / _GIB)
+        for key, label in MEMORY_PARTS.items()
+        if memory.get(key)
     ]
     if not parts:
         return None

@@ -72,7 +72,7 @@ def _cdf_panel(axes: Axes, evidence: Evidence, metric: str) -> None:
     for statistic, limit in limits:
         axes.axvline(limit * factor, color=COLOURS["limit"], lw=1.2, ls=(0, (4, 2)))
         place: Any = {"ha": "left" if limit < 0.1 * right else "right", "va": "bottom", "rotation": 90}
-        axes.annotate(f"{statistic} limit", (limit * factor, 0.03), fontsize=8, color=COLOURS["limit"], **place)
+        axes.annotate(f"{statistic} limit", (limit * factor, 0.6), fontsize=8, color=COLOURS["limit"], **place)
     axes.set_xlim(0, right * factor)
     axes.set_xlabel(unit)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.report.machine_plots import MEMORY_PARTS
 from sim.results import RunResult
 from sim.units import human_bytes
 
@@ -24,6 +23,15 @@ PHASES: Mapping[str, str] = {
     "decode_time": "Decode (first to last token)",
     "preempted_time": "Preempted",
 }
+MEMORY_PARTS: Mapping[str, str] = {
+    "weight_bytes": "weights",
+    "activation_bytes": "activation peak",
+    "cuda_graph_bytes": "CUDA graphs",
+    "framework_bytes": "framework",
+    "kv_bytes": "KV cache",
+    "unused_bytes": "left alone",
+}
+"""Key of `facts.memory` -> what people call it, in order of address."""
 STATISTICS: Mapping[str, str] = {"mean": "Mean", "median": "Median", "p90": "P90", "p95": "P95", "p99": "P99"}
 WHOLE_RUN = "whole run, not a steady state"
 TRUST: Mapping[str, str] = {
@@ -71,8 +79,8 @@ def setting(result: RunResult) -> list[Row]:
     facts, engine = result.facts, scenario.get("engine") or {}
     trust = str(facts.get("trust") or "unknown")
     rows = [
-        ("Model", _text(scenario.get("model"))),
-        ("Hardware", f"{facts.get('gpus', '?')} x {_text(scenario.get('hardware'))}"),
+        ("Model", _text(facts.get("model") or scenario.get("model"))),
+        ("Hardware", f"{facts.get('gpus', '?')} x {_text(facts.get('hardware') or scenario.get('hardware'))}"),
         ("Replicas", _replicas(scenario, facts)),
         ("Engine", _engine(engine)),
         ("Workload", _workload(scenario, facts)),
@@ -85,7 +93,8 @@ def totals(summary: Mapping[str, Any]) -> list[Row]:
     """The rows of vLLM's ` Serving Benchmark Result `, in its order, and ours after them."""
     rows = [
         ("Successful requests", number(summary["completed"], 0)),
-        ("Failed requests", number(summary["failed"], 0) + _reasons(summary)),
+        ("Failed requests", number(summary["failed"], 0)),
+        *((f"  {reason.replace('_', ' ')}", number(count, 0)) for reason, count in summary["failures"].items()),
         ("Benchmark duration (s)", number(summary["duration"])),
         ("Total input tokens", number(summary["total_input_tokens"], 0)),
         ("Total generated tokens", number(summary["total_output_tokens"], 0)),
@@ -106,10 +115,11 @@ def totals(summary: Mapping[str, Any]) -> list[Row]:
 
 
 def latencies(summary: Mapping[str, Any], metrics: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Metric and its statistics in milliseconds."""
+    """Metric and its statistics in milliseconds; time spent preempted only where there was any."""
     return [
         (title, [milliseconds(summary[f"{statistic}_{metric}_ms"]) for statistic in STATISTICS])
         for metric, title in metrics.items()
+        if metric != "preempted_time" or summary["num_preemptions"]
     ]
 
 
@@ -133,7 +143,10 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
 def memory(result: RunResult) -> list[Row]:
     """One GPU's memory."""
     plan: Mapping[str, Any] = result.facts.get("memory") or {}
-    return [(label, human_bytes(plan[key])) for key, (label, _) in MEMORY_PARTS.items() if plan.get(key)]
+    parts = [(f"  {label}", human_bytes(plan[key])) for key, label in MEMORY_PARTS.items() if plan.get(key)]
+    return (
+        [("Memory of one GPU", human_bytes(plan["total_bytes"])), *parts] if parts and "total_bytes" in plan else parts
+    )
 
 
 def notes(summary: Mapping[str, Any], result: RunResult) -> list[str]:
@@ -232,11 +245,6 @@ def _arrivals(arrival: Mapping[str, Any]) -> str:
     shown = [f"{key} {value:g}" for key, value in arrival.items() if isinstance(value, (int, float))]
     details = f" ({', '.join(shown)})" if shown else ""
     return f"{kind} arrivals{details}".strip()
-
-
-def _reasons(summary: Mapping[str, Any]) -> str:
-    reasons = [f"{reason.replace('_', ' ')} {count:,}" for reason, count in summary["failures"].items()]
-    return f" ({', '.join(reasons)})" if reasons else ""
 
 
 def _cached(summary: Mapping[str, Any]) -> str:

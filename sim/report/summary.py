@@ -60,8 +60,8 @@ def _totals(summary: Mapping[str, Any], result: RunResult) -> Table:
     for row in rows.batching(summary):
         table.add_row(*row)
     table.add_section()
-    for label, text in rows.memory(result):
-        table.add_row(f"Memory of one GPU: {label}", text)
+    for row in rows.memory(result):
+        table.add_row(*row)
     return table
 
 

@@ -13,16 +13,16 @@ from sim.report.timeline import timeline_bytes
 from sim.results import RunResult
 
 
-def write_report(result: RunResult, directory: str | Path, *, timeline: bool = False) -> Path:
+def write_report(result: RunResult | Evidence, directory: str | Path, *, timeline: bool = False) -> Path:
     """Write `summary.json`, `figures/*.png` and `*.svg`, `report.html` and, on request, `timeline.json.gz`.
 
     Returns the path of the page. Each file replaces its predecessor at once, so that a reader (or an interruption)
-    never meets half a file; figures of an earlier run that this one has no data for are removed.
+    never meets half a file; figures and timeline of an earlier run that this one does not replace are removed.
     """
     directory = Path(directory)
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    evidence = Evidence.of(result)
+    evidence = result if isinstance(result, Evidence) else Evidence.of(result)
     _replace(directory / "summary.json", summary_json(evidence.summary).encode())
     drawings = []
     for kind, figure in drawn(evidence):
@@ -33,8 +33,9 @@ def write_report(result: RunResult, directory: str | Path, *, timeline: bool = F
     for name in {kind.name for kind in KINDS} - {kind.name for kind, _ in drawings}:
         for suffix in ("svg", "png"):
             (figures / f"{name}.{suffix}").unlink(missing_ok=True)
+    (directory / "timeline.json.gz").unlink(missing_ok=True)
     if timeline:
-        _replace(directory / "timeline.json.gz", timeline_bytes(result))
+        _replace(directory / "timeline.json.gz", timeline_bytes(evidence.result))
     page = directory / "report.html"
     _replace(page, render_page(evidence, drawings).encode())
     return page

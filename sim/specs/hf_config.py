@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sim.catalog import folder
+from sim.catalog import file_at, folder
 from sim.errors import ConfigError
 from sim.specs.architecture import DTYPE_BYTES, LayerGroup, ModelArchitecture, WeightMatrix
 from sim.specs.hf_keys import HfKeys
@@ -130,7 +130,7 @@ def load_model(name_or_path: str, *, beside: Path | None = None) -> ModelArchite
     is enough when only one model has it. A relative path is looked for from the current directory, then beside the
     file that mentions it. Raises ConfigError with the nearest ids when nothing matches.
     """
-    path = _config_path(name_or_path, beside)
+    path = config_path(name_or_path, beside)
     if path is not None:
         return _from_file(path)
     catalogue = _catalogue()
@@ -179,17 +179,12 @@ def _from_catalogue(name: str) -> ModelArchitecture:
     return architecture_from_hf(config, name)
 
 
-def _config_path(name: str, beside: Path | None) -> Path | None:
+def config_path(name: str, beside: Path | None) -> Path | None:
     """The config.json a name points to, or None when it is an id. Raises ConfigError for a path that leads nowhere."""
-    given = Path(name).expanduser()
-    for candidate in [given] if beside is None else [given, beside.parent / given]:
-        if candidate.is_file():
-            return candidate
-        if (candidate / "config.json").is_file():
-            return candidate / "config.json"
-    if given.suffix == ".json" or name.startswith((".", "/", "~")):
+    found = file_at("model", name, beside=beside) or file_at("model", f"{name}/config.json", beside=beside)
+    if found is None and (name.endswith(".json") or name.startswith((".", "/", "~"))):
         raise ConfigError("no such config.json, nor a directory with one", key="model", value=name)
-    return None
+    return found
 
 
 def _from_file(path: Path) -> ModelArchitecture:

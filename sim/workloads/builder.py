@@ -49,11 +49,10 @@ def build_workload(
 
 def find_trace(path: str, *, beside: Path | None = None) -> Path:
     """A trace file, from the current directory or beside the file that mentions it. Raises ConfigError."""
-    given = Path(path).expanduser()
-    for candidate in (given, given if beside is None else beside.parent / given):
-        if candidate.is_file():
-            return candidate
-    raise ConfigError("no such file", key="trace", value=path)
+    found = catalog.file_at("trace", path, beside=beside)
+    if found is None:
+        raise ConfigError("no such file", key="trace", value=path)
+    return found
 
 
 def _trace(spec: WorkloadSpec, seed: int, max_model_len: int | None, beside: Path | None) -> Trace:

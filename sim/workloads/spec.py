@@ -16,6 +16,7 @@ from sim.workloads.sizes import SharedPrefix
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
 TooLong = Literal["refuse", "drop", "clip", "fail"]
 
+_MOST = 2**31 - 1
 _SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix")
 _TRACE_ONLY = ("time_scale", "max_requests", "start_s", "end_s", "scale_input", "scale_output", "on_too_long")
 
@@ -28,7 +29,7 @@ class WorkloadSpec(BaseModel):
     description: str = Field(default="", description="free text for people")
     source: str = Field(default="", description="where the figures come from")
 
-    num_requests: int | None = Field(default=None, gt=0, description="stop after this many requests")
+    num_requests: int | None = Field(default=None, gt=0, le=_MOST, description="stop after this many requests")
     duration_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="no request arrives at or after this time, seconds"
     )
@@ -63,7 +64,7 @@ class WorkloadSpec(BaseModel):
     time_scale: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="multiplies the time between arrivals: 0.5 doubles the load"
     )
-    max_requests: int | None = Field(default=None, gt=0, description="replay only the first so many requests")
+    max_requests: int | None = Field(default=None, gt=0, le=_MOST, description="replay only the first so many requests")
     start_s: float = Field(
         default=0.0,
         ge=0,

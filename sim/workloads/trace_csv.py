@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from sim.errors import ConfigError
 from sim.units import PS_PER_S
 from sim.workloads.lengths import MOST_TOKENS
 from sim.workloads.trace_table import Ints, Numbers, Trace, elapsed_ps, normalise
+
+if TYPE_CHECKING:
+    import pandas as pd  # otherwise where it is used: commands that read no trace answer without it
 
 PS_PER_NS, PS_PER_MS = 10**3, 10**9
 
@@ -73,6 +76,8 @@ def read_csv(path: Path) -> Trace:
 
 def _frame(path: Path, nrows: int | None = None) -> pd.DataFrame:
     """All cells as text, one frame row per line of the file, so that an error can name its line."""
+    import pandas as pd
+
     try:
         frame = pd.read_csv(
             path, dtype=str, encoding="utf-8-sig", nrows=nrows,
@@ -114,6 +119,8 @@ def _times(path: Path, cells: pd.Series[str], unit_ps: int) -> Ints:
     """Numbers in the format's unit, or dates with or without time zone."""
     if not len(cells) or _is_number(cells.iloc[0]):
         return elapsed_ps(_numbers(path, cells), unit_ps, path)
+    import pandas as pd
+
     dates = pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")
     _refuse_first(path, cells, dates.isna().to_numpy(), "is neither a number nor a date")
     nanoseconds = dates.dt.tz_convert(None).to_numpy("datetime64[ns]").astype(np.int64)
@@ -129,6 +136,8 @@ def _tokens(path: Path, cells: pd.Series[str]) -> Ints:
 
 
 def _numbers(path: Path, cells: pd.Series[str]) -> Numbers:
+    import pandas as pd
+
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy()
     if numbers.dtype != np.int64:
         numbers = numbers.astype(np.float64)

@@ -1,0 +1,159 @@
+"""Requests and steps per CPU second of the simulator, and as a ratio to the yardstick in the same process.
+
+    python benchmarks/bench.py                                  # the table
+    python benchmarks/bench.py --json new.json --compare benchmarks/baseline.json
+    python benchmarks/bench.py --only saturated --repeat 5
+
+CPU seconds of one core, the best of `--repeat` runs; building the scenario (reading files, pricing nothing yet) is not
+counted, pricing is. Rates are those of the full product path: operator cost model, chunked prefill, paged KV,
+recorder, audit, SimPy.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from yardstick import serve
+
+from sim.build import build
+from sim.run import run_setup
+from sim.scenario import load_scenario
+
+AZURE = Path(__file__).resolve().parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+BASE: dict[str, Any] = {
+    "model": "meta-llama/Llama-2-7b-hf",
+    "hardware": "h100-sxm",
+    "engine": {"max_num_seqs": 256, "max_num_batched_tokens": 2048},
+}
+
+
+def _poisson(rate: float, requests: int) -> dict[str, Any]:
+    arrival = {"kind": "poisson", "rate": rate}
+    return {"num_requests": requests, "arrival": arrival, "input_tokens": 512, "output_tokens": 256}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload on one configuration; `rate` is per replica. Capacity is about 17 requests/s."""
+
+    name: str
+    rate: float = 12.0
+    requests: int = 20_000
+    replicas: int = 1
+    settings: tuple[tuple[str, Any], ...] = ()
+    step_by_step: bool = False
+    trace: bool = False
+
+    def scenario(self) -> dict[str, Any]:
+        """The scenario as a mapping."""
+        workload = {"trace": str(AZURE)} if self.trace else _poisson(self.rate * self.replicas, self.requests)
+        replicas = {"count": self.replicas, "router": "least_outstanding_requests"}
+        return {**BASE, "workload": workload, "replicas": replicas}
+
+
+_LLAMA_8B = (("model", "meta-llama/Llama-3.1-8B"),)
+CASES = (
+    Case("70 % load"),
+    Case("70 % load, step by step", step_by_step=True),
+    Case("saturated", rate=40.0),
+    Case("saturated, step by step", rate=40.0, step_by_step=True),
+    Case("low load (2 requests/s)", rate=2.0),
+    Case("low load, step by step", rate=2.0, requests=5_000, step_by_step=True),
+    Case("preemption pressure", rate=16.0, settings=(("engine.num_gpu_blocks_override", 6000),)),
+    Case("prefill first (vllm-v0)", settings=(("engine.preset", "vllm-v0"), ("engine.max_num_batched_tokens", 4096))),
+    Case("synchronous scheduling", settings=(("engine.async_scheduling", False),)),
+    Case("8 replicas", replicas=8, requests=40_000),
+    Case("64 replicas", replicas=64, requests=80_000),
+    Case("Azure conversation trace", trace=True, settings=_LLAMA_8B),
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The best run of one case."""
+
+    requests: int
+    steps: int
+    rows: int
+    cpu_s: float
+    requests_per_cpu_s: float
+    steps_per_cpu_s: float
+    ratio_to_yardstick: float
+
+
+def measure(case: Case, repeat: int, yardstick: float) -> Measurement:
+    """Run a case `repeat` times and keep the fastest."""
+    best, requests, steps, rows = float("inf"), 0, 0, 0
+    for _ in range(repeat):
+        setup = build(load_scenario(case.scenario(), dict(case.settings)))
+        started = time.process_time()
+        result = run_setup(setup, step_by_step=case.step_by_step)
+        best = min(best, time.process_time() - started)
+        requests, rows = len(result.requests), len(result.steps)
+        steps = int(result.steps["steps"].sum())
+    return Measurement(requests, steps, rows, best, requests / best, steps / best, requests / best / yardstick)
+
+
+def yardstick_rate(repeat: int, requests: int = 20_000) -> float:
+    """Requests per CPU second of the bare loop at the 70 % load of the first case."""
+    gaps = np.random.default_rng(0).exponential(1 / 12.0, requests)
+    arrivals = np.cumsum(gaps).tolist()
+    best = float("inf")
+    for _ in range(repeat):
+        started = time.process_time()
+        serve(arrivals, [512] * requests, [256] * requests)
+        best = min(best, time.process_time() - started)
+    return requests / best
+
+
+@click.command()
+@click.option("--only", default="", help="Run the cases whose name contains this.")
+@click.option("--repeat", default=3, show_default=True, help="Runs per case; the fastest counts.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures here.")
+@click.option("--compare", type=click.Path(path_type=Path, exists=True), help="Figures of an earlier run.")
+def main(only: str, repeat: int, out: Path | None, compare: Path | None) -> None:
+    """Measure and print the table."""
+    before = json.loads(compare.read_text())["cases"] if compare else {}
+    yardstick = yardstick_rate(repeat)
+    table = Table(title=f"CPython {platform.python_version()}; the bare loop: {yardstick:,.0f} requests per CPU second")
+    for name in (
+        "case",
+        "requests/CPU s",
+        "steps/CPU s",
+        "steps/run",
+        "x yardstick",
+        *(["x before"] if before else []),
+    ):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    figures = {}
+    for case in CASES:
+        if only not in case.name or (case.trace and not AZURE.exists()):
+            continue
+        found = measure(case, repeat, yardstick)
+        figures[case.name] = asdict(found)
+        row = [case.name, f"{found.requests_per_cpu_s:,.0f}", f"{found.steps_per_cpu_s:,.0f}",
+               f"{found.steps / found.rows:.1f}", f"{found.ratio_to_yardstick:.2f}"]  # fmt: skip
+        if before:
+            old = before.get(case.name)
+            # Ratios to the yardstick of their own process: the machine's mood cancels.
+            row.append(f"{found.ratio_to_yardstick / old['ratio_to_yardstick']:.2f}" if old else "")
+        table.add_row(*row)
+    Console().print(table)
+    Console().print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    if out:
+        machine = {"python": platform.python_version(), "machine": platform.machine(), "yardstick": yardstick}
+        out.write_text(json.dumps({**machine, "cases": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

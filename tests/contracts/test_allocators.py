@@ -1,0 +1,231 @@
+"""What `sim.kv.base` promises, for every allocator of `sim.build`."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scenarios import examples
+from sim.build import ALLOCATORS
+from sim.errors import InvariantError
+from sim.kv.base import KVAllocator
+from sim.request import Request
+
+pytestmark = pytest.mark.parametrize("kind", sorted(ALLOCATORS))
+
+
+@dataclass
+class Tenants:
+    """Requests that prefill, grow and leave, as a replica would have them, with an allocator that houses them."""
+
+    kv: KVAllocator
+    prefilling: list[Request] = field(default_factory=list)
+    growing: list[Request] = field(default_factory=list)
+    born: int = 0
+
+    def act(self, rng: random.Random) -> None:
+        """One random thing that a scheduler or a replica may do."""
+        action = rng.choice(["admit", "admit", "chunk", "advance", "advance", "leave", "leave"])
+        if action == "admit":
+            request = Request(self.born, 0, rng.randint(1, 40), 30)
+            self.born += 1
+            if self.chunk(request, rng.randint(1, request.prompt_tokens)):
+                self.prefilling.append(request)
+                self.settle(request)
+        elif action == "chunk" and self.prefilling:
+            request = rng.choice(self.prefilling)
+            if self.chunk(request, rng.randint(1, request.prompt_tokens - request.computed_tokens)):
+                self.settle(request)
+        elif action == "advance":
+            self.advance(self.kv.growth_limit(rng.randint(1, 40)))
+        elif action == "leave" and self.holders():
+            self.leave(rng.choice(self.prefilling + self.growing))
+
+    def chunk(self, request: Request, tokens: int) -> bool:
+        """Room for a chunk, which is computed at once."""
+        if self.kv.reserve(request, tokens) is None:
+            return False
+        request.computed_tokens += tokens
+        return True
+
+    def settle(self, request: Request) -> None:
+        """A prompt that is complete begins to grow."""
+        if request.computed_tokens == request.prompt_tokens:
+            self.prefilling.remove(request)
+            self.growing.append(request)
+            self.kv.grow(request)
+
+    def advance(self, steps: int) -> None:
+        """Steps in which the growing requests take part."""
+        self.kv.advance(steps)
+        for request in self.growing:
+            request.computed_tokens += steps
+
+    def leave(self, request: Request) -> None:
+        """A request ends or is preempted."""
+        (self.growing if request in self.growing else self.prefilling).remove(request)
+        self.kv.release(request)
+
+    def holders(self) -> list[tuple[Request, int]]:
+        """As `check` wants them."""
+        return [(request, request.computed_tokens) for request in self.prefilling + self.growing]
+
+    def copy(self) -> Tenants:
+        """Allocator and requests, to try something."""
+        return copy.deepcopy(self)
+
+    def look(self) -> tuple[object, ...]:
+        """All that can be seen of the allocator."""
+        kv = self.kv
+        near = tuple(kv.growth_limit(k) for k in range(0, 40, 3))
+        later = tuple(kv.used_after(k) for k in range(kv.growth_limit(25) + 1))
+        room = tuple(kv.can_reserve(tokens) for tokens in range(1, 60, 4))
+        return kv.usage(), kv.free_blocks, kv.stored_tokens, kv.shortage(), near, later, room
+
+
+def housed(kind: str, seed: int) -> Tenants:
+    """An allocator after a random history."""
+    rng = random.Random(seed)
+    size, fixed = rng.choice([1, 3, 4, 16]), rng.choice([0, 0, 2])
+    tenants = Tenants(ALLOCATORS[kind](rng.choice([12, 30, 80, 1000]), size, fixed))
+    for _ in range(rng.randint(0, 60)):
+        tenants.act(rng)
+    return tenants
+
+
+seeds = st.integers(0, 10**6)
+
+
+@given(seed=seeds, tokens=st.integers(1, 400))
+@examples(150)
+def test_a_refused_reservation_changes_nothing(kind: str, seed: int, tokens: int) -> None:
+    """`reserve` grants all tokens or returns None, and then the allocator and the request are as before."""
+    tenants = housed(kind, seed)
+    request = Request(-1, 0, tokens, 5)
+    before, offered = tenants.look(), tenants.kv.can_reserve(tokens)
+    grant = tenants.kv.reserve(request, tokens)
+    assert (grant is not None) == offered
+    if grant is None:
+        assert tenants.look() == before
+        assert request.reserved_tokens == 0
+    tenants.kv.check([*tenants.holders(), (request, 0)] if grant is not None else tenants.holders())
+
+
+@given(seed=seeds, tokens=st.integers(1, 400))
+@examples(100)
+def test_release_restores(kind: str, seed: int, tokens: int) -> None:
+    """A reservation that is released leaves no trace, and releasing everybody leaves an empty cache."""
+    tenants = housed(kind, seed)
+    request = Request(-1, 0, tokens, 5)
+    before = tenants.look()
+    if tenants.kv.reserve(request, tokens) is not None:
+        tenants.kv.release(request)
+    assert tenants.look() == before
+    for holder, _ in tenants.holders():
+        tenants.leave(holder)
+    usage = tenants.kv.usage()
+    assert (usage.used_blocks, usage.stored_tokens, usage.wasted_tokens) == (0, 0, 0)
+    assert tenants.kv.free_blocks == tenants.kv.total_blocks == usage.total_blocks
+
+
+@given(seed=seeds, steps=st.integers(1, 60))
+@examples(150)
+def test_growth_limit_is_maximal(kind: str, seed: int, steps: int) -> None:
+    """That many steps fit one by one, and after them the next one does not, unless all that were asked for fit."""
+    tenants = housed(kind, seed)
+    limit = tenants.kv.growth_limit(steps)
+    assert 0 <= limit <= steps
+    for _ in range(limit):
+        assert tenants.kv.shortage() == 0
+        tenants.advance(1)
+        assert tenants.kv.free_blocks >= 0
+    if limit < steps:
+        assert tenants.kv.shortage() > 0
+
+
+@given(seed=seeds, steps=st.integers(1, 60))
+@examples(150)
+def test_advancing_at_once_equals_step_by_step(kind: str, seed: int, steps: int) -> None:
+    """`advance(k)` leaves what k single advances leave; and `used_after` had foretold every one of them."""
+    at_once, singly = housed(kind, seed), housed(kind, seed)
+    steps = at_once.kv.growth_limit(steps)
+    foretold = [at_once.kv.used_after(k) for k in range(steps + 1)]
+    at_once.advance(steps)
+    seen = [singly.kv.usage().used_blocks]
+    for _ in range(steps):
+        singly.advance(1)
+        seen.append(singly.kv.usage().used_blocks)
+    assert foretold == seen
+    assert at_once.look() == singly.look()
+    at_once.kv.check(at_once.holders())
+
+
+@given(seed=seeds)
+@examples(100)
+def test_looking_changes_nothing(kind: str, seed: int) -> None:
+    """Questions about room, growth and use may be asked any number of times."""
+    tenants = housed(kind, seed)
+    assert tenants.look() == tenants.look()
+    tenants.kv.check(tenants.holders())
+
+
+@given(seed=seeds, tokens=st.integers(1, 200))
+@examples(150)
+def test_reservations_leave_the_growing_requests_their_next_token(kind: str, seed: int, tokens: int) -> None:
+    """After any granted reservation of new blocks the next step of the growing requests still fits."""
+    tenants = housed(kind, seed)
+    if tenants.kv.shortage():
+        return
+    request = Request(-1, 0, tokens, 5)
+    tenants.kv.reserve(request, tokens)
+    assert tenants.kv.shortage() == 0
+    for other in list(tenants.prefilling):
+        tenants.kv.reserve(other, other.prompt_tokens - other.computed_tokens)
+        assert tenants.kv.shortage() == 0
+
+
+@given(prompt=st.integers(1, 100), output=st.integers(1, 100), size=st.sampled_from([1, 3, 16]))
+@examples(60)
+def test_blocks_for_is_what_a_lone_request_may_need(kind: str, prompt: int, output: int, size: int) -> None:
+    """A request alone in a cache of exactly `blocks_for` blocks reaches its longest output; no request holds more."""
+    request = Request(0, 0, prompt, output)
+    roomy = ALLOCATORS[kind](10**6, size, 2)
+    tenants = Tenants(ALLOCATORS[kind](roomy.blocks_for(request), size, 2))
+    assert tenants.chunk(request, prompt)
+    tenants.prefilling.append(request)
+    tenants.settle(request)
+    assert tenants.kv.growth_limit(output) == output
+    tenants.advance(output)
+    assert tenants.kv.usage().used_blocks <= tenants.kv.total_blocks
+
+
+@given(seed=seeds)
+@examples(60)
+def test_cooked_books_are_found(kind: str, seed: int) -> None:
+    """`check` raises when a holder is missing, held twice, or when blocks were lost."""
+    tenants = housed(kind, seed)
+    holders = tenants.holders()
+    tenants.kv.check(holders)
+    if not holders:
+        return
+    with pytest.raises(InvariantError):
+        tenants.kv.check(holders[1:])
+    with pytest.raises(InvariantError):
+        tenants.kv.check([*holders, holders[0]])
+    tenants.kv.free_blocks -= 1
+    with pytest.raises(InvariantError, match="blocks"):
+        tenants.kv.check(holders)
+
+
+@given(seed=seeds)
+@examples(60)
+def test_stored_tokens_are_those_of_the_holders(kind: str, seed: int) -> None:
+    """Stored tokens are the sum of what requests have; blocks in use hold at least that much."""
+    tenants = housed(kind, seed)
+    assert tenants.kv.stored_tokens == sum(tokens for _, tokens in tenants.holders())
+    assert tenants.kv.usage().wasted_tokens >= 0

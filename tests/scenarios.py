@@ -1,0 +1,345 @@
+"""Random serving scenarios, and what the engine and the naive simulator make of them.
+
+A scenario is drawn either by Python's `random` (long ones) or by hypothesis (short ones, which it can shrink). Coarse
+ticks make ends of steps, arrivals and time-outs fall on the same instant; few blocks force preemptions.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from naive import Job, Outcome, simulate_naively
+from toy import ListWorkload, ToyTimer
+
+from sim.batch import DecodeBatch
+from sim.build import ALLOCATORS, ROUTERS, SCHEDULERS
+from sim.cost.shape import RunShape, Span
+from sim.cost.step_times import Piece, StepTimer, StepTimes
+from sim.engine.cluster import Cluster
+from sim.engine.replica import ReplicaParts
+from sim.engine.router import Router
+from sim.request import Reason, Request, State
+from sim.results import RunResult, Table
+from sim.schedulers.base import Scheduler
+from sim.step import NO_LIMIT
+
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+"""Set HYPOTHESIS_PROFILE=thorough for ten times as many scenarios."""
+
+
+def examples(count: int) -> settings:
+    """Settings of a hypothesis test: the same examples in every process, and ten times as many when thorough."""
+    return settings(
+        max_examples=count * (10 if THOROUGH else 1),
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class SpanTimer(ToyTimer):
+    """As `ToyTimer`, and each attention span costs 7, 8, ... ticks per token seen through it."""
+
+    def run(self, shape: RunShape, max_steps: int) -> StepTimes:
+        """The pieces of the toy timer with a linear term more; the engine cuts runs where a span stops growing."""
+        plain = super().run(shape, max_steps)
+        if not shape.decodes:
+            return plain
+        weights = [self.tick_ps * (7 + i) for i in range(len(shape.local_tokens))]
+        slope = sum(w * grows for w, grows in zip(weights, shape.local_growth, strict=True))
+        first = sum(w * seen for w, seen in zip(weights, shape.local_tokens, strict=True))
+        pieces: list[Piece] = []
+        total = 0
+        for begin, _, a, b, steps in plain.pieces:
+            a, b = a + first + slope * begin, b + slope
+            pieces.append((begin, total, a, b, steps))
+            total += steps * a + b * (steps * (steps - 1) >> 1)
+        return StepTimes(plain.steps, total, pieces)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that one run of the toy engine depends on. `rows`: id, arrival, prompt, output, longest output."""
+
+    rows: tuple[tuple[int, int, int, int, int], ...]
+    scheduler: str = "chunked"
+    lead: int = 0
+    max_num_seqs: int = 8
+    max_num_batched_tokens: int = 512
+    threshold: int = 0
+    block_size: int = 16
+    num_blocks: int = 10**6
+    max_model_len: int = 10**9
+    timeout_ps: int | None = None
+    closed_loop: bool = False
+    replicas: int = 1
+    router: str = "round_robin"
+    tick_ps: int = 1
+    spans: tuple[Span, ...] = ()
+
+    def __repr__(self) -> str:
+        """With the rows last, because they are long."""
+        fields = {name: value for name, value in vars(self).items() if name != "rows"}
+        return f"Scenario({', '.join(f'{k}={v!r}' for k, v in fields.items())}, rows={self.rows!r})"
+
+    @property
+    def longest_request(self) -> int:
+        """The longest prompt plus output that the server accepts."""
+        if self.scheduler == "continuous":  # a prompt must fit one step
+            return min(self.max_model_len, self.max_num_batched_tokens)
+        return self.max_model_len
+
+    def timer(self) -> ToyTimer:
+        """A fresh timer."""
+        return SpanTimer(self.tick_ps) if self.spans else ToyTimer(self.tick_ps)
+
+    def requests(self) -> list[Request]:
+        """Fresh requests."""
+        return [Request(*row) for row in self.rows]
+
+
+Pick = Callable[[Sequence[Any]], Any]
+Length = Callable[[int], int]
+
+
+def _draw(pick: Pick, length: Length, most_requests: int) -> Scenario:
+    """One scenario, from a way to pick from a list and a way to draw a positive integer with about the given mean."""
+    tick, size, seats = pick([1, 1, 1000, 50]), pick([1, 3, 4, 16]), pick([1, 3, 8, 32])
+    budget = seats + pick([0, 1, 7, 64, 500])
+    prompt, output, slack = pick([3, 30, 150]), pick([1, 8, 60]), pick([0, 0, 5])
+    count = pick([n for n in (10, 40, 120) if n <= most_requests])
+    burst, gap = pick([0, 50, 95]), pick([5, 50, 500, 5000])
+    rows, now = [], 0
+    for i in range(count):
+        if pick(range(100)) >= burst:
+            now += (length(gap) - 1) * tick
+        tokens = length(output)
+        rows.append((i, now, length(prompt), tokens, tokens + slack))
+    largest = max(p + most for _, _, p, _, most in rows)
+    most_blocks = -(-largest // size)
+    scheduler = pick(["chunked", "chunked", "continuous"])
+    if scheduler == "continuous":
+        budget = max(budget, largest - pick([0, 0, 1]))
+    return Scenario(
+        rows=tuple(rows),
+        scheduler=scheduler,
+        lead=pick([0, 0, 1, 1]),
+        max_num_seqs=seats,
+        max_num_batched_tokens=budget,
+        threshold=pick([0, 0, 5, 20]) if scheduler == "chunked" else 0,
+        block_size=size,
+        num_blocks=max(1, most_blocks * pick([5, 10, 10, 12, 15, 20, 60, 1000]) // 10),
+        max_model_len=pick([10**9, 10**9, 10**9, largest - 1]),
+        timeout_ps=pick([None, None, 20 * tick, 300 * tick, 3000 * tick]),
+        closed_loop=pick([False, False, True]),
+        replicas=pick([1, 1, 2, 3]),
+        router=pick(sorted(ROUTERS)),
+        tick_ps=tick,
+    )
+
+
+def random_scenario(seed: int, most_requests: int = 120) -> Scenario:
+    """The scenario of a seed."""
+    rng = random.Random(seed)
+    return _draw(rng.choice, lambda mean: 1 + int(rng.expovariate(1 / mean)), most_requests)
+
+
+SPANS = [(Span(5),), (Span(16, chunked=True),), (Span(40), Span(7, chunked=True)), (Span(1),), (Span(3), Span(200))]
+
+
+def with_spans(scenario: Scenario, seed: int) -> Scenario:
+    """The same for a model some of whose layers see a window or a chunk only."""
+    return replace(scenario, spans=random.Random(seed).choice(SPANS))
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, most_requests: int = 40) -> Scenario:
+    """Scenarios for hypothesis; lengths are uniform, because hypothesis searches the extremes by itself."""
+    return _draw(lambda options: draw(st.sampled_from(options)), lambda m: draw(st.integers(1, 2 * m)), most_requests)
+
+
+@dataclass
+class Run:
+    """What a run left behind, in forms that do not depend on how steps were grouped into rows."""
+
+    cluster: Cluster
+    ended: list[int]
+    """Ids in the order in which requests ended."""
+
+    @property
+    def requests(self) -> Table:
+        """The request table."""
+        return self.cluster.recorder.requests.table()
+
+    @property
+    def steps(self) -> Table:
+        """The step table."""
+        return self.cluster.recorder.steps.table()
+
+    @property
+    def segments(self) -> Table:
+        """The segment table."""
+        return self.cluster.recorder.segments.table()
+
+    def result(self) -> RunResult:
+        """The three tables together."""
+        return RunResult(self.requests, self.steps, self.segments)
+
+    def boundaries(self, decoding_only: bool = False) -> dict[int, list[int]]:
+        """Per replica, the end of every step, or of those in which sequences decode."""
+        ends: dict[int, list[int]] = {}
+        for row in rows_of(self.steps):
+            if row["decodes"] or not decoding_only:
+                a, b, start = row["first_step_ps"], row["slope_ps"], row["start_ps"]
+                series = [start + k * a + b * (k * (k - 1) // 2) for k in range(1, row["steps"] + 1)]
+                ends.setdefault(row["replica"], []).extend(series)
+        return ends
+
+    def token_times(self) -> dict[int, list[int]]:
+        """When the client received each token of each request, as the segments say."""
+        ends = self.boundaries(decoding_only=True)
+        times: dict[int, list[int]] = {i: [] for i in self.requests["request_id"].tolist()}
+        for row in rows_of(self.segments):
+            if row["last_step"] < row["first_step"]:
+                continue
+            decoded = ends.get(row["replica"], [])[row["first_step"] : row["last_step"]]
+            times[row["request_id"]] += [row["start_ps"], *decoded]
+        return times
+
+    def outcomes(self) -> dict[int, tuple[Any, ...]]:
+        """The requests as the naive simulator reports them."""
+        return {
+            row["request_id"]: (
+                State(row["state"]).name.lower(),
+                Reason(row["reason"]).name.lower() if row["reason"] else "",
+                row["replica"],
+                row["scheduled_ps"],
+                row["first_token_ps"],
+                row["finish_ps"],
+                row["output_tokens"],
+                row["preemptions"],
+            )
+            for row in rows_of(self.requests)
+        }
+
+
+def rows_of(table: Table) -> Iterator[dict[str, int]]:
+    """The rows of a table as mappings of plain integers."""
+    names = list(table.columns)
+    for values in zip(*(table[name].tolist() for name in names), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
+
+
+def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
+    """One replica's scheduler, allocator, batch and timer."""
+    kv = ALLOCATORS["paged"](scenario.num_blocks, scenario.block_size)
+    batch = DecodeBatch(scenario.spans)
+    options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
+    scheduler = SCHEDULERS[scenario.scheduler](
+        kv,
+        batch,
+        max_num_seqs=scenario.max_num_seqs,
+        max_num_batched_tokens=scenario.max_num_batched_tokens,
+        **options,
+    )
+    return ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
+
+
+def make_cluster(
+    scenario: Scenario,
+    max_run: int = NO_LIMIT,
+    wrap: Wrap | None = None,
+    router: Router | None = None,
+    timer: StepTimer | None = None,
+) -> tuple[Cluster, ListWorkload]:
+    """A cluster that has not run yet, and its traffic. `wrap` may put a watcher around every scheduler."""
+    parts = [make_parts(scenario, max_run, timer) for _ in range(scenario.replicas)]
+    if wrap is not None:
+        parts = [replace(p, scheduler=wrap(p.scheduler, p)) for p in parts]
+    workload = ListWorkload(scenario.requests(), _follow_ups(scenario))
+    cluster = Cluster(
+        workload,
+        parts,
+        router or ROUTERS[scenario.router](0),
+        max_model_len=scenario.longest_request,
+        client_timeout_ps=scenario.timeout_ps,
+    )
+    return cluster, workload
+
+
+def play(scenario: Scenario, max_run: int = NO_LIMIT, **options: Any) -> Run:
+    """Run a scenario to its end, at most `max_run` steps per plan, and check the books of every replica."""
+    cluster, workload = make_cluster(scenario, max_run, **options)
+    cluster.run()
+    for replica in cluster.replicas:
+        replica.check()
+        assert replica.outstanding == 0
+        assert replica.used_blocks() == 0
+    return Run(cluster, workload.ended)
+
+
+def _next_job(scenario: Scenario) -> Callable[[int, int, int, int], tuple[int, int, int, int, int] | None]:
+    """The closed loop's rule, shared by both simulators: half the output, after no or little thinking."""
+    left = len(scenario.rows) if scenario.closed_loop else 0
+    next_id = 10**6
+
+    def following(id_: int, prompt: int, output: int, now: int) -> tuple[int, int, int, int, int] | None:
+        nonlocal left, next_id
+        if left <= 0:
+            return None
+        left -= 1
+        next_id += 1
+        output = max(1, output // 2)
+        return next_id, now + (id_ * 7919 % 4) * scenario.tick_ps * (id_ % 2), prompt, output, output
+
+    return following
+
+
+def _follow_ups(scenario: Scenario) -> Callable[[Request, int], Request | None]:
+    following = _next_job(scenario)
+
+    def follow_up(request: Request, now: int) -> Request | None:
+        job = following(request.id, request.prompt_tokens, request._output_tokens, now)
+        return None if job is None else Request(*job)
+
+    return follow_up
+
+
+def play_naively(scenario: Scenario) -> Outcome:
+    """The same scenario in the naive simulator, which knows round robin and the fewest outstanding requests."""
+    following = _next_job(scenario)
+    jobs = {row[0]: Job(*row) for row in scenario.rows}
+
+    def on_finish(id_: int, now: int) -> Job | None:
+        row = following(id_, jobs[id_].prompt, jobs[id_].output, now)
+        if row is None:
+            return None
+        jobs[row[0]] = Job(*row)
+        return jobs[row[0]]
+
+    return simulate_naively(
+        list(jobs.values()),
+        duration_ps=ToyTimer(scenario.tick_ps).duration,
+        policy="chunked" if scenario.scheduler == "chunked" else "prefill_first",
+        max_num_seqs=scenario.max_num_seqs,
+        max_num_batched_tokens=scenario.max_num_batched_tokens,
+        block_size=scenario.block_size,
+        num_blocks=scenario.num_blocks,
+        max_model_len=scenario.max_model_len,
+        lead=scenario.lead,
+        long_prefill_token_threshold=scenario.threshold,
+        client_timeout_ps=scenario.timeout_ps,
+        replicas=scenario.replicas,
+        router="round_robin" if scenario.router == "round_robin" else "least",
+        on_finish=on_finish,
+    )

@@ -1,0 +1,170 @@
+"""From names to objects: engine defaults, memory, notes, and the resolved scenario."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim import catalog
+from sim.build import ALLOCATORS, ROUTERS, SCHEDULERS, Setup, build
+from sim.documents import canonical_json
+from sim.errors import ConfigError
+from sim.resolved import resolved, resolved_yaml
+from sim.scenario import load_scenario
+
+TRAFFIC = {"num_requests": 3, "arrival": {"kind": "all_at_once"}, "input_tokens": 50, "output_tokens": 5}
+BASE = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": TRAFFIC}
+
+
+def setup(**changes: Any) -> Setup:
+    """What is built from the base scenario with some keys set: `engine__max_num_seqs=64`."""
+    return build(load_scenario(BASE, {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+def test_defaults_come_from_the_preset_and_the_model() -> None:
+    """vLLM V1 on one H100: what is left out is filled in."""
+    engine = setup().engine
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_model_len) == (1024, 8192, 131072)
+    assert engine.kv_cache == {"allocator": "paged", "block_size": 16, "enable_prefix_caching": True}
+    assert (engine.scheduler, engine.dtype, engine.gpu_memory_utilization) == ({"kind": "chunked"}, "bfloat16", 0.9)
+    assert engine.async_scheduling
+
+
+def test_what_is_written_wins_over_the_preset() -> None:
+    """Every key of the engine can be said, falsehoods and single times of the host included."""
+    engine = setup(
+        engine__async_scheduling=False, engine__kv_cache__enable_prefix_caching=False, engine__host__token_s="2 us"
+    ).engine
+    assert not engine.async_scheduling
+    assert not engine.kv_cache["enable_prefix_caching"]
+    assert engine.host == {"step_s": 264e-6, "sequence_s": 0.0, "token_s": 2e-6}
+
+
+@pytest.mark.parametrize(
+    ("given_seqs", "given_budget", "limits"), [(None, 100, (100, 100)), (9000, None, (9000, 9000))]
+)
+def test_of_two_limits_the_unwritten_one_gives_way(
+    given_seqs: int | None, given_budget: int | None, limits: tuple[int, int]
+) -> None:
+    """A default never contradicts what the user wrote."""
+    written = {"engine__max_num_seqs": given_seqs, "engine__max_num_batched_tokens": given_budget}
+    engine = setup(**{key: value for key, value in written.items() if value is not None}).engine
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens) == limits
+
+
+def test_more_memory_means_more_blocks() -> None:
+    """Tensor parallelism, FP8 and a larger share of the GPU leave more room for KV; an override is taken as it is."""
+    base = setup().num_blocks
+    assert setup(engine__tensor_parallel_size=2).num_blocks > 2 * base
+    assert setup(engine__quantization="fp8").num_blocks > base
+    assert setup(engine__kv_cache_dtype="fp8").num_blocks == pytest.approx(2 * base, rel=0.01)
+    assert setup(engine__gpu_memory_utilization=0.8).num_blocks < base
+    assert setup(engine__num_gpu_blocks_override=77).num_blocks == 77
+    assert setup(engine__kv_cache_memory_bytes=2**30).num_blocks == 2**30 // (16 * 131072)
+
+
+def test_a_chip_without_bfloat16_runs_in_float16_and_says_so() -> None:
+    """As vLLM does with dtype auto; asked for bfloat16 outright, it refuses."""
+    volta = setup(hardware="v100-sxm-32gb", engine__max_model_len=4096)
+    assert volta.engine.dtype == "float16"
+    assert any("does not multiply bfloat16" in note for note in volta.notes)
+    with pytest.raises(ConfigError, match=r"engine\.dtype: 'bfloat16': v100-sxm-32gb does not multiply bfloat16"):
+        setup(hardware="v100-sxm-32gb", engine__dtype="bf16")
+
+
+def test_weights_the_chip_cannot_multiply_are_a_note() -> None:
+    """FP8 weights on an A100 save memory, not time."""
+    assert any(
+        "has no fp8 tensor cores" in note for note in setup(hardware="a100-sxm-80gb", engine__quantization="fp8").notes
+    )
+    assert setup(engine__quantization="fp8").notes == ()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_every_policy_is_built(name: str, allocator: str) -> None:
+    """Each scheduler works on each allocator."""
+    parts = setup(engine__scheduler=name, engine__kv_cache__allocator=allocator, engine__max_model_len=4096).parts()
+    assert type(parts.scheduler) is SCHEDULERS[name]
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_every_router_is_built(name: str) -> None:
+    """Each router is callable."""
+    assert callable(setup(replicas__router=name).router())
+
+
+@pytest.mark.parametrize("name", ["RoundRobin", ""])
+def test_an_unknown_router_is_refused(name: str) -> None:
+    """With the nearest names."""
+    with pytest.raises(ConfigError, match=r"replicas\.router: .*unknown policy \(valid, nearest first: "):
+        setup(replicas__router=name)
+
+
+def test_a_prompt_and_its_prefix_must_fit_the_context() -> None:
+    """A shared prefix counts, and an answer is only as long as clients ask for."""
+    with pytest.raises(ConfigError, match=r"workload\.input_tokens: the shortest request has 1055 tokens"):
+        setup(engine__max_model_len=1000, workload__shared_prefix={"tokens": 1000})
+    assert setup(engine__max_model_len=60, workload__output_tokens=100, workload__max_output_tokens=10).num_blocks > 0
+    with pytest.raises(ConfigError, match=r"workload\.output_tokens: the shortest request has 150 tokens"):
+        setup(engine__max_model_len=60, workload__output_tokens=100)
+
+
+choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "hardware": st.sampled_from(["h100-sxm", "a100-sxm-80gb", "h200-sxm"]),
+        "engine.preset": st.sampled_from(catalog.names("preset")),
+        "engine.max_model_len": st.integers(100, 8192),
+        "engine.quantization": st.sampled_from(["fp8", "awq", {"weights": "int8"}, None]),
+        "engine.kv_cache_dtype": st.sampled_from(["fp8", "auto"]),
+        "engine.tensor_parallel_size": st.sampled_from([1, 2, 4, 8]),
+        "engine.gpu_memory_utilization": st.floats(0.6, 1),
+        "engine.host.step_s": st.floats(0, 0.1),
+        "engine.num_gpu_blocks_override": st.integers(1, 10**6),
+        "replicas.count": st.integers(1, 9),
+        "replicas.router": st.sampled_from(sorted(ROUTERS)),
+        "slo.ttft_p99_ms": st.floats(0.001, 1e6),
+        "seed": st.integers(0, 2**63 - 1),
+        "workload.client_timeout_s": st.floats(1e-9, 1e9),
+        "workload.arrival": st.sampled_from(
+            [{"kind": "poisson", "rate": 0.1 + 0.2}, {"kind": "closed_loop", "concurrency": 3}, {"kind": "all_at_once"},
+             {"kind": "stages", "stages": [{"rate": 1, "duration_s": 1e-3}]}]
+        ),
+        "workload.input_tokens": st.sampled_from(
+            [7, {"kind": "lognormal", "mean": 9.7, "std": 3}, {"kind": "empirical", "values": {5: 0.1, 9: 2}}]
+        ),
+        "name": st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
+    },
+)  # fmt: skip
+
+
+@given(choices)
+@settings(max_examples=40, deadline=None)
+def test_a_resolved_scenario_resolves_to_itself(changes: dict[str, Any]) -> None:
+    """Saved with every default filled in, as JSON or YAML, a scenario means the same and is saved the same again."""
+    first = build(load_scenario(BASE, changes))
+    saved = resolved(first)
+    assert json.loads(canonical_json(saved)) == saved == yaml.safe_load(resolved_yaml(saved, "f.yaml"))
+    again = build(load_scenario(saved))
+    assert canonical_json(resolved(again)) == canonical_json(saved)
+    schemes = [replace(built.scheme, name="") for built in (first, again)]  # fp8, or its three formats written out
+    assert schemes[0] == schemes[1]
+    assert (again.engine, again.spec, again.memory, again.num_blocks) == (
+        first.engine, first.spec, first.memory, first.num_blocks,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V3", "openai/gpt-oss-20b", "nvidia/Llama-3.1-8B-Instruct-FP8"])
+def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> None:
+    """The formats a checkpoint brings, and the matrices it leaves alone, survive being saved."""
+    first = setup(model=name, hardware="h200-sxm", engine__tensor_parallel_size=8, engine__max_model_len=4096)
+    again = build(load_scenario(resolved(first)))
+    assert again.memory == first.memory
+    assert again.scheme.kept == first.scheme.kept

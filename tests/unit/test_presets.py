@@ -1,0 +1,58 @@
+"""The defaults that serving engines choose, some of them by the GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim import catalog
+from sim.build import ALLOCATORS, SCHEDULERS, build
+from sim.errors import ConfigError
+from sim.presets import load_preset
+from sim.scenario import load_scenario
+from sim.specs.hardware import load_gpu
+
+
+@pytest.mark.parametrize("name", catalog.names("preset"))
+def test_a_preset_is_complete(name: str) -> None:
+    """Every shipped preset names a scheduler that exists and describes itself."""
+    preset = load_preset(name)
+    assert preset.scheduler in SCHEDULERS
+    assert preset.description
+    assert "paged" in ALLOCATORS
+
+
+@pytest.mark.parametrize(
+    ("gpu", "limits"),
+    [
+        ("h100-sxm", (1024, 8192)),
+        ("h200-sxm", (1024, 8192)),
+        ("rtx-pro-6000", (1024, 8192)),
+        ("a100-sxm-80gb", (256, 2048)),
+        ("a100-pcie-80gb", (256, 2048)),
+        ("l40s", (256, 2048)),
+        ("l4", (256, 2048)),
+    ],
+)
+def test_vllm_chooses_its_limits_by_the_gpu(gpu: str, limits: tuple[int, int]) -> None:
+    """From 70 GiB on, A100 apart, the API server takes 1024 sequences and 8192 tokens (vllm/engine/arg_utils.py)."""
+    assert load_preset("vllm-v1").limits(load_gpu(gpu)) == limits
+
+
+def test_times_of_the_host_are_read_with_their_units() -> None:
+    """264 us and 2 ms, in seconds."""
+    assert load_preset("vllm-v1").host.step_s == 264e-6
+    assert load_preset("vllm-v0").host.step_s == 2e-3
+
+
+def test_vllm_v0_fits_the_longest_prompt_in_one_step() -> None:
+    """Without chunked prefill the token budget grows to the longest context."""
+    loaded = load_scenario("quickstart", {"engine.preset": "vllm-v0", "engine.max_model_len": 32768})
+    engine = build(loaded).engine
+    assert (engine.scheduler["kind"], engine.max_num_batched_tokens, engine.max_num_seqs) == ("continuous", 32768, 256)
+    assert not engine.async_scheduling
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    """With the nearest names."""
+    with pytest.raises(ConfigError, match=r"preset: 'vllm': unknown preset \(valid, nearest first: vllm-v"):
+        load_preset("vllm")
