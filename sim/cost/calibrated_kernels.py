@@ -34,7 +34,7 @@ _NEAREST: Mapping[str, Sequence[str]] = {
 """What to take when a scheme was not measured: the one that stores and multiplies the same way."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CalibratedKernels:
     """Operators priced by the calibration of one GPU and stack; what was not measured falls back to `rest`."""
 
@@ -97,12 +97,22 @@ class CalibratedKernels:
             return self.rest.all_reduce(bytes_per_gpu, num_gpus)
         return _cost(collective_terms(bytes_per_gpu, num_gpus, _kernel(entry)), 0.0, 0.0)
 
+    def log_error_quantiles(self, op_class: str, number_format: str) -> Mapping[float, float]:
+        """How far the constants that price a class and format were off; empty where the fall-back prices it."""
+        entry = self._find(op_class, number_format)
+        return entry.log_error_quantiles if entry is not None else {}
+
     def _find(self, op_class: str, number_format: str) -> Entry | None:
         for name in (number_format, *_NEAREST.get(number_format, ())):
             entry = self.calibration.find(op_class, name, self.stack)
             if entry is not None:
                 return entry
         return None
+
+
+def op_class(operator: str) -> str | None:
+    """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
+    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
 
 
 def gemm_scheme(form: MatmulFormat) -> str:
@@ -131,6 +141,17 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
+_OP_CLASSES: Mapping[str, str] = {
+    "experts": "moe",
+    "attention decode": "attention_decode",
+    "attention prefill": "attention_prefill",
+    "all-reduce": "collective",
+    "logits gather": "collective",
+    **dict.fromkeys(
+        ("norm + residual", "rotary + cache write", "activation", "routing", "embed", "sampling", "state update"),
+        "elementwise",
+    ),
+}
 _BOUNDS: Mapping[str, str] = {
     "quantise": "memory",
     "blocks": "memory",

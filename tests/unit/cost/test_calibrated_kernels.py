@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim.cost.calibrated_kernels import CalibratedKernels, gemm_scheme
+from sim.cost.calibrated_kernels import CalibratedKernels, gemm_scheme, op_class
 from sim.cost.calibration_source import find_calibration
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_prefill import prefill_s
@@ -90,3 +90,11 @@ def test_what_nobody_measured_falls_back(kernels: CalibratedKernels) -> None:
 def test_all_reduces_are_those_inside_a_graph(kernels: CalibratedKernels) -> None:
     """A decode-sized all-reduce takes single microseconds, not the tens of an eager launch."""
     assert kernels.all_reduce(64 * 8192.0, 4).seconds < 15e-6
+
+
+def test_every_operator_has_an_error_class(kernels: CalibratedKernels) -> None:
+    """Projections count as GEMMs, host work as exact, and a measured class has a spread around zero."""
+    assert [op_class(name) for name in ("qkv", "experts", "all-reduce", "host")] == ["gemm", "moe", "collective", None]
+    quantiles = kernels.log_error_quantiles("gemm", "bf16")
+    assert quantiles[0.05] < 0 < quantiles[0.95]
+    assert kernels.log_error_quantiles("gemm", "nf4") == {}
