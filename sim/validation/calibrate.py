@@ -122,7 +122,7 @@ def fit_cell(cell: Cell, chip: Chip, start: Kernel | None = None) -> Kernel | No
         return None
     bare = min(fitted, key=lambda kernel: _misfit(cell, kernel))
     ratio = np.log(cell.measured_s / cell.family.formula(bare, cell.rows))
-    plan = cell.family.residual_plan(cell.key)
+    plan = cell.family.residual_plan(cell.key, chip)
     table = fit_residual(plan, cell.family.sizes(bare, cell.rows), ratio, cell.family.shrink)
     return replace(bare, residual=table)
 

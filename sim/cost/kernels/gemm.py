@@ -93,6 +93,7 @@ _WIDEST = 256
 _FEED_POWER = 4
 QUANTISE_L2_GAIN = 0.5
 RAGGED_MULTIPLE, RAGGED_ABOVE = 16, 128
+STREAMING_ROWS = 64
 _NEVER_S = 1e3
 
 
@@ -146,9 +147,15 @@ def gemm_terms(m: int, n: int, k: int, kernel: GemmKernel, cold: bool = True) ->
 
 
 def gemm_sizes(m: Number, n: Number, k: Number) -> dict[str, Number]:
-    """The sizes the residual table is laid out by: `tiles` of 128x128 outputs, `ragged` 2 for odd numbers of rows."""
+    """The sizes the residual table is laid out by.
+
+    `tiles` of 128x128 outputs; `busy_tiles` the same, but 1 for up to 64 rows, where the weights' bytes decide and
+    waves of tiles do not matter; `ragged` 2 for odd numbers of rows.
+    """
     ragged = (m % RAGGED_MULTIPLE != 0) & (m > RAGGED_ABOVE)
-    return {"m": m, "n": n, "k": k, "tiles": ceil_div(m, 128) * ceil_div(n, 128), "ragged": 1 + ragged}
+    tiles = ceil_div(m, 128) * ceil_div(n, 128)
+    busy_tiles = 1 + (tiles - 1) * (m > STREAMING_ROWS)
+    return {"m": m, "n": n, "k": k, "tiles": tiles, "busy_tiles": busy_tiles, "ragged": 1 + ragged}
 
 
 def gemm_formula(

@@ -126,7 +126,7 @@ class PrefillFamily(Family):
         """The window term only where windows were measured."""
         return {n: r for n, r in _PREFILL.items() if n != "window_tile_s" or (rows.window > 0).any()}
 
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """91 values."""
         return _PREFILL_PLAN
 
@@ -177,7 +177,7 @@ class DecodeFamily(Family):
             chosen = {n: r for n, r in chosen.items() if n != "most_splits"} | _REGROUP_RANGE
         return chosen
 
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """92 values."""
         return _DECODE_PLAN
 

@@ -68,7 +68,7 @@ class Family(ABC):
         """The parameters to fit and their physical limits."""
 
     @abstractmethod
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """Axes of the residual sheets, about 100 values together."""
 
     shrink: float = 0.5

@@ -93,7 +93,7 @@ class CollectiveFamily(Family):
             chosen = {**chosen, **_SWITCH}
         return {n: r for n, r in chosen.items() if several or "hop" not in n}
 
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """27 values; 12 where there are always two GPUs."""
         return _TWO_GPU_PLAN if key.format == "send_recv" else _PLAN
 

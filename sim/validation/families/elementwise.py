@@ -78,7 +78,7 @@ class ElementwiseFamily(Family):
         """All five."""
         return _RANGES
 
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """15 values."""
         return _PLAN
 

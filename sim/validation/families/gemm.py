@@ -56,14 +56,20 @@ _NOT_WITH_QUANTISE = ("split_k_s", "l2_share", "l2_speedup")
 _ROWS = (1, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 16384)
 _DEPTHS = (512, 1536, 4096, 16384)
 _TILES = (1, 8, 32, 64, 108, 132, 198, 264, 396, 528, 1056, 4224)
-_AUTOTUNED_PLAN: Sequence[Axes] = (
-    (("m", (1, 16, 64, 128, 256, 512, 1024, 4096)), ("n", (512, 1536, 6144))),
-    (("tiles", (1, 8, 16, 32, 48, 64, 96, 132, 160, 198, 264, 330, 396, 528, 792, 1056, 4224)), ("k", _DEPTHS)),
-    (("ragged", (1, 2)), ("m", (128, 512, 2048))),
-)
+_FINE_TILES = (1, 8, 16, 32, 48, 64, 96, 132, 160, 198, 264, 330, 396, 528, 792, 1056, 4224)
+
+
+def _autotuned(tiles: str) -> Sequence[Axes]:
+    return (
+        (("m", (1, 16, 64, 128, 256, 512, 1024, 4096)), ("n", (512, 1536, 6144))),
+        ((tiles, _FINE_TILES), ("k", _DEPTHS)),
+        (("ragged", (1, 2)), ("m", (128, 512, 2048))),
+    )
+
+
 _PLAN: Sequence[Axes] = (
     (("m", _ROWS), ("n", (512, 2048, 12288))),
-    (("tiles", _TILES), ("k", _DEPTHS)),
+    (("busy_tiles", _TILES), ("k", _DEPTHS)),
     (("m", (1, 16, 128, 512, 2048)), ("k", (512, 1024, 4096))),
 )
 _SMALL_PLAN: Sequence[Axes] = ((("m", (1, 16, 64, 128, 256, 512, 1024, 4096)), ("n", (1024, 4096, 16384))),)
@@ -126,11 +132,14 @@ class GemmFamily(Family):
         drop = _NOT_WITH_QUANTISE if not kernel.format.tile_by_rows else _NOT_WITH_ONE_TILE
         return {n: r for n, r in {**_RANGES, **_QUANTISE_RANGES}.items() if n not in drop}
 
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """About 100 values, finest in tiles for cuBLAS; 24 for the few hundred rows of a layer benchmark."""
         if key.stack in ("vidur", "llmservingsim"):
             return _SMALL_PLAN
-        return _AUTOTUNED_PLAN if key.format == "bf16" else _PLAN
+        if key.format != "bf16":
+            return _PLAN
+        # cuBLAS on Hopper chooses tiles by n for few rows too; on Ampere that would spill waves into streaming.
+        return _autotuned("tiles" if chip.mma_rows >= 64 else "busy_tiles")
 
 
 def _mnk(rows: pd.DataFrame) -> tuple[Any, Any, Any]:

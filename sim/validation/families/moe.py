@@ -87,7 +87,7 @@ class MoeFamily(Family):
         """All twelve."""
         return _RANGES
 
-    def residual_plan(self, key: Key) -> Sequence[Axes]:
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
         """101 values."""
         return _PLAN
 
