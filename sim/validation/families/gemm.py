@@ -67,11 +67,14 @@ def _autotuned(tiles: str) -> Sequence[Axes]:
     )
 
 
-_PLAN: Sequence[Axes] = (
-    (("m", _ROWS), ("n", (512, 2048, 12288))),
-    (("busy_tiles", _TILES), ("k", _DEPTHS)),
-    (("m", (1, 16, 128, 512, 2048)), ("k", (512, 1024, 4096))),
-)
+def _plan(tiles: str) -> Sequence[Axes]:
+    return (
+        (("m", _ROWS), ("n", (512, 2048, 12288))),
+        ((tiles, _TILES), ("k", _DEPTHS)),
+        (("m", (1, 16, 128, 512, 2048)), ("k", (512, 1024, 4096))),
+    )
+
+
 _SMALL_PLAN: Sequence[Axes] = ((("m", (1, 16, 64, 128, 256, 512, 1024, 4096)), ("n", (1024, 4096, 16384))),)
 
 _VOCABULARY = {"Llama-3": 128256, "Llama-2": 32000}
@@ -136,10 +139,9 @@ class GemmFamily(Family):
         """About 100 values, finest in tiles for cuBLAS; 24 for the few hundred rows of a layer benchmark."""
         if key.stack in ("vidur", "llmservingsim"):
             return _SMALL_PLAN
-        if key.format != "bf16":
-            return _PLAN
-        # cuBLAS on Hopper chooses tiles by n for few rows too; on Ampere that would spill waves into streaming.
-        return _autotuned("tiles" if chip.mma_rows >= 64 else "busy_tiles")
+        # Libraries on Hopper choose tiles by n for few rows too; on Ampere that would spill waves into streaming.
+        tiles = "tiles" if chip.mma_rows >= 64 else "busy_tiles"
+        return _autotuned(tiles) if key.format == "bf16" else _plan(tiles)
 
 
 def _mnk(rows: pd.DataFrame) -> tuple[Any, Any, Any]:
