@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.batch import DecodeBatch
+from sim.cost.calibrated_kernels import CalibratedKernels
+from sim.cost.calibration_source import find_calibration
 from sim.cost.memory import (
     ForwardWidths,
     MemoryBudget,
@@ -156,7 +158,8 @@ def build(loaded: LoadedScenario) -> Setup:
     written = _workload(loaded)
     scheme = _scheme(loaded, architecture)
     engine, preset = _resolve(loaded, architecture, gpu, scheme)
-    kernels = DatasheetKernels(gpu)
+    with blamed(("hardware",)):
+        kernels = _kernels(gpu, preset)
     forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
     timer = RooflineStepTimer(forward, HostWork(**engine.host))
     with blamed(("model",), under=("engine",)):
@@ -176,6 +179,15 @@ def build(loaded: LoadedScenario) -> Setup:
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,
     )  # fmt: skip
+
+
+def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
+    """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults."""
+    found = find_calibration(gpu)
+    if found is None:
+        return DatasheetKernels(gpu)
+    calibration, trust = found
+    return CalibratedKernels(calibration, DatasheetKernels(gpu), preset.stack, trust)
 
 
 def _with_dtype(

@@ -54,6 +54,7 @@ class EnginePreset(BaseModel):
     on_large_gpus: LargeGpuDefaults | None = None
     gpu_memory_utilization: float = Field(gt=0, le=1)
     memory_budget: Literal["vllm", "sglang", "tensorrt-llm"]
+    stack: str = Field(default="vllm", description="software stack whose kernels price the steps, where measured")
     block_size: int = Field(gt=0)
     enable_prefix_caching: bool
     async_scheduling: bool

@@ -79,7 +79,8 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
         "versions": {name: _version(name) for name in _VERSIONED},
         "hashes": {
             "scenario": _digest(scenario),
-            "hardware": _digest(setup.gpu.model_dump(mode="json")),
+            "hardware": _digest(setup.gpu.model_dump(mode="json", exclude={"calibration"})),
+            "calibration": _calibration_digest(setup.gpu.calibration),
         },
         "interrupted": interrupted,
         "facts": {
@@ -98,6 +99,13 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
             "workload": setup.workload.describe(),
         },
     }
+
+
+def _calibration_digest(calibration: str | dict[str, Any] | None) -> str | None:
+    """Of the constants themselves: where their file lies says nothing."""
+    if isinstance(calibration, str):
+        return hashlib.sha256(Path(calibration).read_bytes()).hexdigest()[:16]
+    return None if calibration is None else _digest(calibration)
 
 
 def _digest(data: Any) -> str:

@@ -69,7 +69,8 @@ class CalibratedKernels:
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window if outgrown else 0)
-        context_tokens += sequences if outgrown else 0
+        # A knot may lie at no context at all: a kernel reads at least one token.
+        context_tokens = max(context_tokens + (sequences if outgrown else 0), 1)
         return _cost(decode_terms(sequences, context_tokens, layout, _kernel(entry)), plain.flops, plain.bytes)
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:

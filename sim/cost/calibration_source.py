@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sim.catalog import folder, names
+from sim.catalog import names
 from sim.cost.calibration import Calibration, Entry, Key, read_calibration
 from sim.cost.kernels.chip import chip_of
 from sim.cost.transfer import transferred
@@ -15,7 +15,6 @@ from sim.documents import load_yaml
 from sim.errors import ConfigError
 from sim.specs.hardware import Gpu, load_gpu
 
-BLOCKS = "calibration_blocks"
 _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -23,7 +22,7 @@ def load_calibration(gpu: Gpu) -> Calibration:
     """The GPU's own calibration. Raises ConfigError when it was never measured."""
     own = own_calibration(gpu)
     if own is None:
-        measured = [name for name in names("hardware") if _block_file(name).is_file()]
+        measured = [name for name in names("hardware") if load_gpu(name).calibration]
         raise ConfigError("this GPU has no calibration", key="hardware", value=gpu.name, choices=measured)
     return own
 
@@ -50,17 +49,18 @@ def find_calibration(gpu: Gpu) -> tuple[Calibration, str] | None:
 
 
 def _measured_sisters(gpu: Gpu) -> list[Calibration]:
-    others = [load_gpu(name) for name in names("hardware") if name != gpu.name and _block_file(name).is_file()]
-    found = [own_calibration(other) for other in others if other.generation == gpu.generation]
+    others = [load_gpu(name) for name in names("hardware") if name != gpu.name]
+    found = [own_calibration(other) for other in others if other.generation == gpu.generation and other.calibration]
     return [calibration for calibration in found if calibration is not None]
 
 
 def own_calibration(gpu: Gpu) -> Calibration | None:
     """The GPU's own calibration, if it was ever measured."""
-    if gpu.calibration:
-        return read_calibration(gpu.calibration, chip_of(gpu))
-    path = _block_file(gpu.name)
-    return read_block(path, gpu) if path.is_file() else None
+    if gpu.calibration is None:
+        return None
+    if isinstance(gpu.calibration, str):
+        return read_block(Path(gpu.calibration), gpu)
+    return read_calibration(gpu.calibration, chip_of(gpu))
 
 
 def read_block(path: Path, gpu: Gpu) -> Calibration:
@@ -75,7 +75,3 @@ def _parse(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return load_yaml(path).data
     return data if isinstance(data, dict) else load_yaml(path).data
-
-
-def _block_file(name: str) -> Path:
-    return folder("hardware").parent / BLOCKS / f"{name}.yaml"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sim.catalog import find
+from sim.catalog import find, folder
 from sim.documents import Document, load_yaml, validate
 from sim.errors import ConfigError
 from sim.specs.efficiency import DEFAULT_EFFICIENCY, Efficiency, LinkEfficiency, OpEfficiency
@@ -140,8 +140,10 @@ class Gpu(BaseModel):
     efficiency: Efficiency = Field(
         default=DEFAULT_EFFICIENCY, description="fall-back constants where there is no calibration"
     )
-    calibration: dict[str, Any] | None = Field(
-        default=None, description="fitted parameters by operator class, format and stack; written by `calibrate`"
+    calibration: str | dict[str, Any] | None = Field(
+        default=None,
+        description="fitted kernel constants by operator class, format and stack, as `calibrate` writes them: a file "
+        "beside this profile or among those that ship, or the mapping itself",
     )
 
     @model_validator(mode="after")
@@ -228,7 +230,16 @@ def load_gpu(name_or_path: str | Path, *, beside: Path | None = None) -> Gpu:
 
     `beside` is the file that mentions a relative path. Raises ConfigError naming file, line and key.
     """
-    return validate(Gpu, load_yaml(find("hardware", str(name_or_path), beside=beside)))
+    path = find("hardware", str(name_or_path), beside=beside)
+    document = load_yaml(path)
+    gpu = validate(Gpu, document)
+    if not isinstance(gpu.calibration, str):
+        return gpu
+    # A copy of a shipped profile, wherever it was put, still finds the constants that ship.
+    for there in (path.parent, folder("hardware")):
+        if (there / gpu.calibration).is_file():
+            return gpu.model_copy(update={"calibration": str(there / gpu.calibration)})
+    raise document.error(("calibration",), "no such file", value=gpu.calibration)
 
 
 def _sources(prefix: str, here: Any) -> list[tuple[str, str]]:

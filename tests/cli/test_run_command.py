@@ -157,7 +157,7 @@ def test_a_resolved_scenario_finds_its_files(roofserve: Command, tmp_path: Path)
     (mine / "t.csv").write_text("arrival_s,input_tokens,output_tokens\n0,374,44\n0.5,396,19\n0.6,100,1\n")
     (mine / "w.yaml").write_text("trace: t.csv\ntime_scale: 2\n")
     profile = (Path(__file__).parents[2] / "hardware_profiles" / "h100-sxm.yaml").read_text()
-    (mine / "gpu.yaml").write_text(profile.replace("h100-sxm", "my-gpu"))
+    (mine / "gpu.yaml").write_text(profile.replace("name: h100-sxm", "name: my-gpu"))
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 512, "vocab_size": 1000,
               "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1024,
               "max_position_embeddings": 4096}  # fmt: skip
