@@ -23,6 +23,7 @@ from sim.cost.memory import (
 )
 from sim.cost.ops import ForwardPass, matmul_format
 from sim.cost.roofline import DatasheetKernels, Kernels
+from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import Document, KeyPath, load_yaml, validate
 from sim.engine.replica import ReplicaParts
@@ -144,10 +145,11 @@ class Setup:
         return ROUTERS[self.scenario.replicas.router.kind](self.scenario.seed)
 
 
-def build(loaded: LoadedScenario) -> Setup:
+def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) -> Setup:
     """Resolve every name of a scenario and work out its memory.
 
-    Raises ConfigError for what does not exist, contradicts itself or does not fit.
+    `factors` make operator classes slower or faster, for repetitions with error bars. Raises ConfigError for what does
+    not exist, contradicts itself or does not fit.
     """
     scenario, path, blamed = loaded.scenario, loaded.path, loaded.document.blamed
     with blamed(("hardware",)):
@@ -160,6 +162,8 @@ def build(loaded: LoadedScenario) -> Setup:
     engine, preset = _resolve(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
+    if factors:
+        kernels = ScaledKernels(kernels, factors)
     forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
     timer = RooflineStepTimer(forward, HostWork(**engine.host))
     with blamed(("model",), under=("engine",)):

@@ -103,6 +103,7 @@ def summarise(
         "steady_state": verdict.steady_state,
         "queue_share_of_ttft": verdict.queue_share_of_ttft,
         "trust": result.facts.get("trust"),
+        "intervals": result.facts.get("intervals"),
         "interrupted": bool(result.manifest.get("interrupted", False)),
     }
     stable: dict[str, Any] = _json_stable(summary)

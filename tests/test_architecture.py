@@ -33,6 +33,7 @@ LEVELS = (
     ("build",),
     ("resolved",),
     ("run",),
+    ("intervals",),
     ("imports", "report", "planner", "explain", "validation"),
     ("cli",),
     ("__init__", "__main__"),
@@ -48,7 +49,7 @@ HOMES = {
     "rich": ("cli", "report"),
     "matplotlib": ("report", "explain", "validation"),
     "jinja2": ("report",),
-    "joblib": ("planner",),
+    "joblib": ("planner", "intervals"),
     "ray": ("planner",),
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And

@@ -16,6 +16,7 @@ from sim.errors import SimError
 
 _COMMANDS = {
     "run": "Simulate a scenario and report latency, throughput and memory.",
+    "explain": "What a kernel, or a step of a scenario, costs and what bounds it.",
     "compare": "Hold results against each other.",
     "validate": "Hold predictions against measurements.",
     "calibrate": "Fit a GPU's kernel constants to measurements.",

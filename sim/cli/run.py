@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sim.errors import ConfigError
 from sim.imports.vllm_log import read_log
+from sim.intervals import intervals
 from sim.metrics import summarise
 from sim.report.summary import render_summary, summary_json
 from sim.resolved import RESOLVED_FILE, resolved_yaml
@@ -39,10 +40,12 @@ _INTERRUPTED = 130
 @click.option("--from-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Take KV blocks and resolved flags from a vLLM start-up log.")  # fmt: skip
 @click.option("--timeline", is_flag=True, help="Also write timeline.json.gz for ui.perfetto.dev.")
+@click.option("--uncertainty", type=click.IntRange(min=2), metavar="N",
+              help="Repeat N times with drawn operator times and other seeds, and state 90 % intervals.")  # fmt: skip
 @click.option("--no-report", is_flag=True, help="Tables and summary.json only: no figures, no page.")
 def run(
     scenario: str, settings: tuple[str, ...], out: Path | None, seed: int | None, form: str, step_by_step: bool,
-    from_log: Path | None, timeline: bool, no_report: bool,
+    from_log: Path | None, timeline: bool, uncertainty: int | None, no_report: bool,
 ) -> int:  # fmt: skip
     """Simulate SCENARIO, a shipped name or a YAML file, and report latency, throughput and memory.
 
@@ -51,12 +54,15 @@ def run(
       roofserve run quickstart
       roofserve run my.yaml --set workload.arrival.rate=20 --set hardware=h200-sxm --out out/h200
       roofserve run quickstart --from-log vllm-server.log
+      roofserve run quickstart --uncertainty 20
     """
     settings_here = dict(parse_setting(text) for text in settings) | ({} if seed is None else {"seed": seed})
     logged, notes = _from_log(from_log, settings_here)
     loaded = load_scenario(scenario, logged | settings_here, dict.fromkeys(logged, str(from_log)))
     directory = _directory(out, loaded.scenario.name)
     result = _simulate(loaded, directory, step_by_step, notes)
+    if uncertainty is not None and not result.manifest["interrupted"]:
+        result.manifest["facts"]["intervals"] = _repeat(loaded, uncertainty)
     summary, written = _write(result, directory, timeline, no_report)
     if form == "json":
         click.echo(summary_json(summary), nl=False)
@@ -107,6 +113,11 @@ def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes
     return RunResult(result.requests, result.steps, result.segments, {**result.manifest, "facts": facts, **moment})
 
 
+def _repeat(loaded: LoadedScenario, repetitions: int) -> dict[str, Any]:
+    with _progress("repetitions") as on_progress:
+        return intervals(loaded, repetitions, on_progress=lambda done: on_progress(done, repetitions))
+
+
 def _write(result: RunResult, directory: Path, timeline: bool, no_report: bool) -> tuple[Mapping[str, Any], Path]:
     """The run's files; returns the summary, and the path of the page (or of `summary.json`)."""
     try:
@@ -130,7 +141,7 @@ def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on stderr while a long run lasts; nothing where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

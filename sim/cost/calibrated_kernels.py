@@ -16,7 +16,10 @@ from sim.cost.kernels.elementwise import elementwise_terms
 from sim.cost.kernels.gemm import gemm_terms
 from sim.cost.kernels.moe import Experts as KernelExperts
 from sim.cost.kernels.moe import moe_terms
+from sim.cost.ops import ForwardPass
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+from sim.cost.scaled_kernels import CLASSES as SCALED_CLASSES
+from sim.cost.uncertainty import DATASHEET_ERRORS, Quantiles
 
 _COLLECTIVE = "custom-graph"
 _ELEMENTWISE = "static_fp8_quant"
@@ -109,6 +112,23 @@ class CalibratedKernels:
             if entry is not None:
                 return entry
         return None
+
+
+def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
+    """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
+    if not isinstance(kernels, CalibratedKernels):
+        return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
+    gemm, experts, heads = forward.main_formats()
+    kv = "bf16" if heads is None else _kv_format(heads)
+    formats = {
+        "gemm": "bf16" if gemm is None else gemm_scheme(gemm),
+        "moe": "bf16" if experts is None else gemm_scheme(experts),
+        "attention_decode": kv,
+        "attention_prefill": kv,
+        "elementwise": _ELEMENTWISE,
+        "collective": _COLLECTIVE,
+    }
+    return {name: kernels.log_error_quantiles(name, form) or DATASHEET_ERRORS for name, form in formats.items()}
 
 
 def op_class(operator: str) -> str | None:

@@ -175,6 +175,13 @@ class ForwardPass:
             )
             self._attention.append(_AttentionLayers(count, scorer, -1))
 
+    def main_formats(self) -> tuple[MatmulFormat | None, MatmulFormat | None, Heads | None]:
+        """The formats of the largest matrices, of the experts, and of the commonest attention layers."""
+        gemm = max(self._gemms, key=lambda g: g.calls * g.k * g.n, default=None)
+        layers = max(self._attention, key=lambda a: a.layers, default=None)
+        experts = self._experts[0][1].format if self._experts else None
+        return None if gemm is None else gemm.form, experts, None if layers is None else layers.heads
+
     # ---- the parts
     def rows(self, tokens: int) -> list[OpCost]:
         """Everything that works on all new tokens of the step, whoever they belong to."""

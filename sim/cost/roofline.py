@@ -89,8 +89,10 @@ class PrefillWork(NamedTuple):
 class Kernels(Protocol):
     """Prices of the operators on one GPU. One implementation reads datasheets, another what was measured."""
 
-    trust: str
-    """`datasheet`, `extrapolated`, `calibrated` or `validated`."""
+    @property
+    def trust(self) -> str:
+        """`datasheet`, `extrapolated`, `calibrated` or `validated`."""
+        ...
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Y[m,n] = X[m,k] W[k,n]."""

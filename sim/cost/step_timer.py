@@ -87,6 +87,11 @@ class RooflineStepTimer:
         self._local = [_Knots(forward, i, tick_ps) for i in range(len(forward.spans))]
 
     @property
+    def forward(self) -> ForwardPass:
+        """The forward pass that is priced."""
+        return self._forward
+
+    @property
     def spans(self) -> tuple[Span, ...]:
         """The attention spans whose sums a shape must carry, in this order."""
         return self._forward.spans

@@ -35,6 +35,8 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
         objectives=rows.objectives(summary),
         statistics=rows.STATISTICS.values(),
         latencies=rows.latencies(summary, {**rows.LATENCIES, **rows.PHASES}),
+        intervals=rows.intervals(summary),
+        intervals_title=rows.intervals_title(summary),
         tables=_tables(evidence),
         figures=[_inlined(kind, svg) for kind, svg in drawings],
         notes=rows.notes(summary, result),
@@ -88,7 +90,10 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says beyond the scenario; wall-clock times stay out, so that the page has fixed bytes."""
     kept = {key: value for key, value in manifest.items() if key not in ("scenario", "facts", "date", "wall_time_s")}
     facts = manifest.get("facts") or {}
-    return {**kept, "facts": {key: value for key, value in facts.items() if key not in ("notes", "breakdown")}}
+    return {
+        **kept,
+        "facts": {key: value for key, value in facts.items() if key not in ("notes", "breakdown", "intervals")},
+    }
 
 
 def _as_yaml(data: Mapping[str, Any]) -> str:

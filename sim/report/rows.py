@@ -159,6 +159,28 @@ def notes(summary: Mapping[str, Any], result: RunResult) -> list[str]:
     return [*cut, *(str(note) for note in result.facts.get("notes") or ())]
 
 
+def intervals(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Metric, the value of this run, and the interval over repetitions; empty without repetitions."""
+    stated: Mapping[str, Any] = (summary.get("intervals") or {}).get("metrics") or {}
+    return [
+        (_metric_name(name), number(summary[name]), number(low), number(high)) for name, (low, high) in stated.items()
+    ]
+
+
+def intervals_title(summary: Mapping[str, Any]) -> str:
+    """How the intervals came about; empty without repetitions."""
+    stated = summary.get("intervals") or {}
+    if not stated:
+        return ""
+    return f"{stated['level']:.0%} intervals, {stated['repetitions']} repetitions with other seeds and operator times"
+
+
+def _metric_name(key: str) -> str:
+    names = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
+    words = [names.get(word, word) for word in key.split("_")]
+    return f"{words[0]} {words[1]} (ms)" if words[-1] == "ms" else " ".join(words)
+
+
 def attainment(summary: Mapping[str, Any]) -> str:
     """Goodput's share in words; empty when nothing came to an end."""
     reached = summary["slo_attainment"]

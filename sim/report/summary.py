@@ -30,6 +30,8 @@ def render_summary(summary: Mapping[str, Any], result: RunResult, console: Conso
     console.print(_latencies(summary))
     if summary["slo"]:
         console.print(_objectives(summary))
+    if summary.get("intervals"):
+        console.print(_intervals(summary))
     for note in rows.notes(summary, result):
         console.print(Text(f"Note: {note}"))
 
@@ -75,6 +77,15 @@ def _latencies(summary: Mapping[str, Any]) -> Table:
         for title, cells in rows.latencies(summary, metrics):
             table.add_row(title, *cells)
         table.add_section()
+    return table
+
+
+def _intervals(summary: Mapping[str, Any]) -> Table:
+    table = Table(title=rows.intervals_title(summary), title_style="bold")
+    for heading in ("Metric", "This run", "From", "To"):
+        table.add_column(heading, justify="left" if heading == "Metric" else "right")
+    for row in rows.intervals(summary):
+        table.add_row(*row)
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.cost.calibration import Calibration
+from sim.cost.explain_kernel import explain_kernel
 from sim.cost.kernels.chip import Chip
-from sim.validation.kernel_report import Priced
+from sim.validation.kernel_report import Priced, price_tables
+from sim.validation.tables import read_tables
 
 Floats = npt.NDArray[np.float64]
 _COLUMNS = 4
@@ -65,3 +68,44 @@ def _roofline_panel(panel: Axes, part: Priced, chip: Chip) -> None:
     panel.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="TFLOP/s")
     panel.set_title(f"{part.gpu} GEMM {part.number_format}", fontsize=9)
     panel.legend(markerscale=3, fontsize=7, loc="lower right")
+
+
+def save_gemm_roofline(
+    calibration: Calibration, sizes: Mapping[str, int], kernel: tuple[str, str], path: Path, measurements: Path | None
+) -> None:
+    """The roofline of one weight matrix over the number of rows, with this product on it and measured points.
+
+    `sizes` are m, n and k; `kernel` is the number format and the stack. `measurements` is a GEMM table whose rows of
+    this GPU and format are drawn as well.
+    """
+    number_format, stack = kernel
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    panel = figure.subplots()
+    rows = [1 << i for i in range(14)]
+    priced = [explain_kernel(calibration, "gemm", {**sizes, "m": m}, number_format, stack) for m in rows]
+    form: Any = priced[0].entry.kernel.format
+    chip = calibration.chip
+    points = [_point(m, sizes, form, one.terms.seconds) for m, one in zip(rows, priced, strict=True)]
+    this = explain_kernel(calibration, "gemm", sizes, number_format, stack).terms.seconds
+    grid = np.geomspace(min(x for x, _ in points) / 2, max(x for x, _ in points) * 2, 200)
+    roof = np.minimum(chip.peak(form.multiply), grid * chip.hbm_bytes_per_s) / 1e12
+    panel.plot(grid, roof, color="black", linewidth=1, label="datasheet roof")
+    if measurements is not None:
+        parts = price_tables(read_tables([measurements]), calibration)
+        for part in (p for p in parts if p.table == "gemm" and p.number_format == number_format):
+            flops, moved, _ = part.traffic
+            panel.scatter(flops / moved, flops / part.measured_s / 1e12, color="tab:orange", label="measured", **_POINT)
+    panel.plot(
+        *zip(*points, strict=True), color="tab:blue", label=f"n = {sizes['n']:,}, k = {sizes['k']:,}, m = 1 to 8192"
+    )
+    panel.plot(*_point(sizes["m"], sizes, form, this), "o", color="tab:red", label=f"m = {sizes['m']:,}")
+    panel.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="TFLOP/s")
+    panel.set_title(f"{number_format} GEMM on {chip.name}", fontsize=10)
+    panel.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def _point(m: int, sizes: Mapping[str, int], form: Any, seconds: float) -> tuple[float, float]:
+    flops = 2.0 * m * sizes["n"] * sizes["k"]
+    moved = sizes["n"] * sizes["k"] * form.weight_bytes + m * sizes["k"] * form.activation_bytes + m * sizes["n"] * 2
+    return flops / moved, flops / seconds / 1e12

@@ -1,0 +1,50 @@
+"""Kernels that are all slower or faster by a factor per operator class: one repetition of a run with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+
+CLASSES = ("gemm", "moe", "attention_decode", "attention_prefill", "elementwise", "collective")
+
+
+@dataclass(frozen=True)
+class ScaledKernels:
+    """The prices of `kernels`, times the factor of their operator class (1 where none is given)."""
+
+    kernels: Kernels
+    factors: Mapping[str, float]
+
+    @property
+    def trust(self) -> str:
+        """The label of what is scaled."""
+        return self.kernels.trust
+
+    def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
+        """Scaled."""
+        return self._scaled("gemm", self.kernels.gemm(m, k, n, form))
+
+    def experts(self, tokens: int, experts: Experts) -> Cost:
+        """Scaled."""
+        return self._scaled("moe", self.kernels.experts(tokens, experts))
+
+    def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
+        """Scaled."""
+        return self._scaled("attention_decode", self.kernels.decode_attention(sequences, context_tokens, heads))
+
+    def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
+        """Scaled."""
+        return self._scaled("attention_prefill", self.kernels.prefill_attention(work, heads))
+
+    def elementwise(self, bytes_moved: float) -> Cost:
+        """Scaled."""
+        return self._scaled("elementwise", self.kernels.elementwise(bytes_moved))
+
+    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
+        """Scaled."""
+        return self._scaled("collective", self.kernels.all_reduce(bytes_per_gpu, num_gpus))
+
+    def _scaled(self, op_class: str, cost: Cost) -> Cost:
+        return cost._replace(seconds=cost.seconds * self.factors.get(op_class, 1.0))

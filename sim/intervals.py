@@ -1,0 +1,64 @@
+"""Error bars of a whole run: it is repeated with other seeds and with operator times drawn from their known errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from sim.build import build
+from sim.cost.calibrated_kernels import class_errors
+from sim.cost.uncertainty import draw_factors
+from sim.metrics import summarise
+from sim.rng import stream
+from sim.run import run_setup
+from sim.scenario import LoadedScenario
+
+HEADLINE = (
+    *(f"{of}_{metric}_ms" for metric in ("ttft", "tpot", "itl", "e2el") for of in ("mean", "median", "p99")),
+    "request_throughput", "output_throughput", "total_token_throughput", "request_goodput", "slo_attainment",
+)  # fmt: skip
+
+
+def intervals(
+    loaded: LoadedScenario,
+    repetitions: int,
+    *,
+    level: float = 0.9,
+    jobs: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Intervals of the headline metrics over `repetitions` runs.
+
+    Each repetition draws its own traffic (seed + 1, + 2, ...) and, per operator class, one factor from the
+    distribution of the calibration's errors: kernels of a class are off together, classes independently. Returns
+    `{level, repetitions, metrics: {name: [low, high]}}`; a metric that some repetition lacks is left out.
+    """
+    setup = build(loaded)
+    errors = class_errors(setup.kernels, setup.timer.forward)
+    tasks = (delayed(_repeat)(loaded, errors, i) for i in range(1, repetitions + 1))
+    found = []
+    workers = Parallel(n_jobs=jobs or os.cpu_count() or 1, return_as="generator")
+    for done, values in enumerate(workers(tasks), start=1):
+        found.append(values)
+        if on_progress is not None:
+            on_progress(done)
+    tail = (1 - level) / 2
+    metrics = {}
+    for name in HEADLINE:
+        values = [one[name] for one in found]
+        if all(value is not None for value in values):
+            metrics[name] = [float(value) for value in np.quantile(values, [tail, 1 - tail])]
+    return {"level": level, "repetitions": repetitions, "metrics": metrics}
+
+
+def _repeat(loaded: LoadedScenario, errors: Mapping[str, Mapping[float, float]], i: int) -> dict[str, float | None]:
+    seed = loaded.scenario.seed
+    factors = draw_factors(errors, stream(seed, "uncertainty", i))
+    again = replace(loaded, scenario=loaded.scenario.model_copy(update={"seed": seed + i}))
+    summary = summarise(run_setup(build(again, factors)))
+    return {name: summary[name] for name in HEADLINE}
