@@ -169,6 +169,16 @@ def sequences_per_step(steps: Table) -> Column:
     return steps["decodes"].astype(np.int64) + steps["prefill_sequences"]
 
 
+def steps_by_sequences(steps: Table) -> Floats:
+    """How many steps had 0, 1, 2, ... sequences taking part."""
+    counts = np.zeros(1)
+    for batch in steps.batches(("steps", "decodes", "prefill_sequences")):
+        here = np.bincount(sequences_per_step(batch), weights=batch["steps"], minlength=len(counts))
+        here[: len(counts)] += counts
+        counts = here
+    return counts
+
+
 def kv_growth(steps: Table, block_size: int) -> tuple[Column, Column]:
     """Tokens and blocks that a row's steps add to what the table gives at its start.
 

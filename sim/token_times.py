@@ -79,7 +79,7 @@ def decode_slices(steps: Table, rows: int = ROW_GROUP, most_steps: int = _SLICE_
 
 
 def _ends_of_steps(before_ps: int, counts: Ints, start: Column, first: Column, slope: Column) -> Ints:
-    """`before_ps`, then the end of each step j = 1, 2, ... of some rows: start + j * first + slope * j * (j - 1) / 2."""
+    """`before_ps`, then the end of each step j = 1, 2, ... of some rows: start + j * first + slope * j(j - 1)/2."""
     ends = np.empty(int(counts.sum()) + 1, dtype=np.int64)
     ends[0] = before_ps
     j = np.arange(1, len(ends), dtype=np.int64)

@@ -19,6 +19,7 @@ from sim.results import (
     Table,
     arrow_batch,
     parquet_schema,
+    parquet_writer,
     partial_path,
 )
 
@@ -76,7 +77,7 @@ class Rows:
         schema = parquet_schema(self._codes)
         if self._writer is None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+            self._writer = parquet_writer(file, schema)
         for part in self._parts:
             self._writer.write_batch(arrow_batch(part, schema))
         self._parts.clear()
