@@ -202,19 +202,19 @@ def _trend(values: Floats, grid: Grid) -> _Trend:
     at, values = grid.middles_s[known], values[known]
     if len(values) < grid.bins // 2 or np.ptp(values) == 0:
         return _Trend()
-    growth = _median_slope(at, values) * grid.width_s * grid.bins
+    growth = median_slope(at, values) * grid.width_s * grid.bins
     material = abs(growth) >= _MATERIAL_GROWTH * float(np.mean(values))
-    return _Trend(growth, material, _trend_p_value(values))
+    return _Trend(growth, material, trend_p_value(values))
 
 
 # scipy.stats has both of these, but importing it takes a second and 45 MiB of every run.
-def _median_slope(at: Floats, values: Floats) -> float:
+def median_slope(at: Floats, values: Floats) -> float:
     """The Theil-Sen estimator: the median slope of all pairs of points (Sen, JASA 63, 1968)."""
     first, second = np.triu_indices(len(at), 1)
     return float(np.median((values[second] - values[first]) / (at[second] - at[first])))
 
 
-def _trend_p_value(values: Floats) -> float:
+def trend_p_value(values: Floats) -> float:
     """Two-sided p-value of Kendall's tau between time and values (the Mann-Kendall test).
 
     Without ties it is exact, from the number of orderings with so many inversions; with ties, from the normal

@@ -171,11 +171,10 @@ def sequences_per_step(steps: Table) -> Column:
 
 def steps_by_sequences(steps: Table) -> Floats:
     """How many steps had 0, 1, 2, ... sequences taking part."""
-    counts = np.zeros(1)
+    counts: Floats = np.zeros(1)
     for batch in steps.batches(("steps", "decodes", "prefill_sequences")):
         here = np.bincount(sequences_per_step(batch), weights=batch["steps"], minlength=len(counts))
-        here[: len(counts)] += counts
-        counts = here
+        counts = here.astype(np.float64) + np.pad(counts, (0, len(here) - len(counts)))
     return counts
 
 
