@@ -8,6 +8,11 @@ from sim.errors import InvariantError
 from sim.request import State
 from sim.results import RunResult, Table
 
+_REQUEST_COLUMNS = (
+    "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "state", "output_tokens",
+)  # fmt: skip
+_STEP_COLUMNS = ("replica", "start_ps", "steps", "first_step_ps", "slope_ps", "kv_blocks")
+
 
 def audit(result: RunResult, submitted: int) -> None:
     """Raise InvariantError unless the books balance.
@@ -15,10 +20,19 @@ def audit(result: RunResult, submitted: int) -> None:
     Every request that was submitted ended exactly once; times are in causal order; a replica does one thing at a
     time; every token a client received was emitted by a step; completed requests are whole.
     """
-    requests, steps, segments = result.requests, result.steps, result.segments
+    requests = result.requests
     _demand(len(requests) == submitted, f"{submitted} requests were submitted but {len(requests)} ended")
-    ids = requests["request_id"]
-    _demand(len(np.unique(ids)) == len(ids), "a request ended twice")
+    ids = np.sort(requests["request_id"])
+    _demand(not np.any(ids[1:] == ids[:-1]), "a request ended twice")
+    received = sum(_audit_requests(batch) for batch in requests.batches(_REQUEST_COLUMNS))
+    segments = result.segments.batches(["first_step", "last_step"])
+    emitted = sum(int((batch["last_step"] - batch["first_step"] + 1).sum()) for batch in segments)
+    _demand(received == emitted, "clients received other tokens than steps emitted")
+    _audit_steps(result.steps)
+
+
+def _audit_requests(requests: Table) -> int:
+    """Checks rows of the request table and returns how many tokens their clients received."""
     first, finish = requests["first_token_ps"], requests["finish_ps"]
     scheduled, arrival = requests["scheduled_ps"], requests["arrival_ps"]
     ran, spoke = scheduled >= 0, first >= 0
@@ -29,18 +43,22 @@ def audit(result: RunResult, submitted: int) -> None:
     completed = requests["state"] == State.COMPLETED
     _demand(bool(np.all(spoke[completed])), "a request completed without a token")
     _demand(bool(np.all(spoke == (requests["output_tokens"] > 0))), "tokens and their times do not agree")
-    emitted = int((segments["last_step"] - segments["first_step"] + 1).sum())
-    _demand(int(requests["output_tokens"].sum()) == emitted, "clients received other tokens than steps emitted")
-    for replica in np.unique(steps["replica"]):
-        _audit_replica(steps.where(steps["replica"] == replica))
+    return int(requests["output_tokens"].sum())
 
 
-def _audit_replica(steps: Table) -> None:
-    n, start = steps["steps"].astype(np.int64), steps["start_ps"]
-    length = n * steps["first_step_ps"] + steps["slope_ps"] * (n * (n - 1) // 2)
-    _demand(bool(np.all(n > 0) and np.all(steps["first_step_ps"] > 0)), "a step took no time")
-    _demand(bool(np.all(start[1:] >= (start + length)[:-1])), "two steps of one replica overlap")
-    _demand(bool(np.all(steps["kv_blocks"] >= 0)), "fewer than no KV blocks were in use")
+def _audit_steps(steps: Table) -> None:
+    ended: dict[int, int] = {}
+    for batch in steps.batches(_STEP_COLUMNS):
+        n, first = batch["steps"].astype(np.int64), batch["first_step_ps"]
+        _demand(bool(np.all(n > 0) and np.all(first > 0)), "a step took no time")
+        _demand(bool(np.all(batch["kv_blocks"] >= 0)), "fewer than no KV blocks were in use")
+        end = batch["start_ps"] + n * first + batch["slope_ps"] * (n * (n - 1) // 2)
+        for replica in np.flatnonzero(np.bincount(batch["replica"])).tolist():
+            own = batch["replica"] == replica
+            starts, ends = batch["start_ps"][own], end[own]
+            before = np.append(ended.get(replica, starts[0]), ends[:-1])
+            _demand(bool(np.all(starts >= before)), "two steps of one replica overlap")
+            ended[replica] = ends[-1]
 
 
 def _demand(holds: bool, problem: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.cost.shape import Chunk, RunShape
 from sim.cost.step_timer import RooflineStepTimer
 from sim.results import Table
 
 _SAMPLES = 400
+_SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs")
 
 
 def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
@@ -21,16 +24,15 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     """
     if not len(steps):
         return []
-    n = steps["steps"].astype(np.int64)
-    length = n * steps["first_step_ps"] + steps["slope_ps"] * (n * (n - 1) // 2)
-    ends = np.cumsum(length.astype(float))
-    total_s = float(ends[-1]) / 1e12
-    samples = min(_SAMPLES, len(steps))
-    rows = np.searchsorted(ends, (np.arange(samples) + 0.5) * ends[-1] / samples)
+    total_ps = 0.0
+    for ends in _ends_of_busy_time(steps):
+        total_ps = float(ends[-1])
+    total_s, samples = total_ps / 1e12, min(_SAMPLES, len(steps))
+    rows = _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / samples)
     seconds: dict[tuple[str, str], float] = {}
-    for row, times in zip(*np.unique(rows, return_counts=True), strict=True):
-        ops = timer.explain(_shape(timer, steps, int(row)))
-        scale = total_s * int(times) / samples / sum(op.seconds for op in ops)
+    for row, times in rows:
+        ops = timer.explain(_shape(timer, row))
+        scale = total_s * times / samples / sum(op.seconds for op in ops)
         for op in ops:
             key = op.name, op.cost.bound
             seconds[key] = seconds.get(key, 0.0) + op.seconds * scale
@@ -38,14 +40,33 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     return [{"operator": name, "bound": bound, "seconds": value} for (name, bound), value in ordered]
 
 
-def _shape(timer: RooflineStepTimer, steps: Table, row: int) -> RunShape:
+def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:
+    """Busy time of all replicas up to the end of each row, in picoseconds, batch by batch."""
+    passed = 0.0
+    for batch in steps.batches(("steps", "first_step_ps", "slope_ps")):
+        n = batch["steps"].astype(np.int64)
+        length = n * batch["first_step_ps"] + batch["slope_ps"] * (n * (n - 1) // 2)
+        ends = np.cumsum(np.append(passed, length.astype(float)))[1:]
+        passed = ends[-1]
+        yield ends
+
+
+def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[Mapping[str, int], int]]:
+    """The rows in progress at some moments (ascending) of the busy time, and at how many of them."""
+    for ends, batch in zip(_ends_of_busy_time(steps), steps.batches(_SHAPE_COLUMNS), strict=True):
+        here, moments = np.split(moments, [np.searchsorted(moments, ends[-1], side="right")])
+        for row, times in zip(*np.unique(np.searchsorted(ends, here), return_counts=True), strict=True):
+            yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
+
+
+def _shape(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
     """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
-    decodes, chunks = int(steps["decodes"][row]), int(steps["prefill_sequences"][row])
-    context = int(steps["context_tokens"][row]) + decodes * (int(steps["steps"][row]) // 2)
+    decodes, chunks = row["decodes"], row["prefill_sequences"]
+    context = row["context_tokens"] + decodes * (row["steps"] // 2)
     pieces: list[Chunk] = []
     if chunks:
-        new = max(1, int(steps["prefill_tokens"][row]) // chunks)
-        pairs = int(steps["prefill_pairs"][row]) / chunks
+        new = max(1, row["prefill_tokens"] // chunks)
+        pairs = row["prefill_pairs"] / chunks
         pieces = [(max(0, round((pairs - new * (new + 1) / 2) / new)), new)] * chunks
     seen = [decodes * span.visible(context // decodes) if decodes else 0 for span in timer.spans]
     return RunShape(decodes, context, pieces, seen, [decodes] * len(seen))

@@ -7,9 +7,8 @@ token latency" (aiperf) is our TPOT, and guidellm's "time per output token" is e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,15 @@ import numpy as np
 from sim.regime import judge
 from sim.request import Reason, State
 from sim.results import Column, RunResult, Table
-from sim.series import Series, kv_growth, row_durations_ps, run_window_ps, sequences_per_step, series_of
+from sim.series import (
+    DURATION_COLUMNS,
+    Series,
+    kv_growth,
+    row_durations_ps,
+    run_window_ps,
+    sequences_per_step,
+    series_of,
+)
 from sim.slo import per_request_limits_ms, verdicts
 from sim.token_times import inter_token_gaps, tokens_per_bin
 from sim.units import PS_PER_S
@@ -32,21 +39,26 @@ class Sample:
     """Observations with their multiplicities; statistics equal those of the list written out in full."""
 
     values: Column
-    counts: Column
+    """Ascending."""
+    counts: Column | None = None
+    """How often each occurred; None: once."""
 
     @classmethod
     def of(cls, values: Column, counts: Column | None = None) -> Sample:
         """Sort once, so that every percentile is a look-up."""
+        if counts is None:
+            return cls(np.sort(values))
         order = np.argsort(values, kind="stable")
-        counts = np.ones(len(values), dtype=np.int64) if counts is None else counts
         return cls(values[order], counts[order])
 
     def __len__(self) -> int:
-        return int(self.counts.sum())
+        return len(self.values) if self.counts is None else int(self.counts.sum())
 
-    @cached_property
-    def _upto(self) -> Column:
-        return np.cumsum(self.counts)
+    def _at(self, positions: Column) -> Column:
+        """The observations at some places of the sorted list."""
+        if self.counts is None:
+            return self.values[positions]
+        return self.values[np.searchsorted(np.cumsum(self.counts), positions, side="right")]
 
     def percentile(self, percent: float) -> float:
         """Linear interpolation between order statistics, as `numpy.percentile`; NaN of nothing."""
@@ -56,22 +68,50 @@ class Sample:
         """Several at once."""
         if not len(self.values):
             return np.full(len(percents), math.nan)
-        position = (int(self._upto[-1]) - 1) * percents / 100
+        position = (len(self) - 1) * percents / 100
         below = np.floor(position).astype(np.int64)
         above = np.ceil(position).astype(np.int64)
-        low, high = (self.values[np.searchsorted(self._upto, k, side="right")] for k in (below, above))
+        low, high = self._at(below), self._at(above)
         between: Column = low + (high - low) * (position - below)
         return between
 
     def mean(self) -> float:
         """NaN of nothing."""
-        return float(np.sum(self.values * self.counts) / len(self)) if len(self.values) else math.nan
+        return float(self._sum(self.values) / len(self)) if len(self.values) else math.nan
 
     def std(self) -> float:
         """Population standard deviation, as vLLM reports it."""
         if not len(self.values):
             return math.nan
-        return float(np.sqrt(np.sum((self.values - self.mean()) ** 2 * self.counts) / len(self)))
+        return float(np.sqrt(self._sum((self.values - self.mean()) ** 2) / len(self)))
+
+    def _sum(self, values: Column) -> float:
+        return float(np.sum(values if self.counts is None else values * self.counts))
+
+
+class LatencySamples(Mapping[str, Sample]):
+    """The latencies of a run in seconds, over the completed requests; what is asked for of them is not kept.
+
+    `ttft`, `tpot`, `itl` and `e2el` as vLLM defines them, and where the time went: `queue_time`, `prefill_time`,
+    `decode_time`, `preempted_time`. A request with one output token has no TPOT and is left out of that sample only.
+    Only the gaps between tokens are worked out at once and held: theirs are the costly ones, and few are distinct.
+    """
+
+    def __init__(self, result: RunResult) -> None:
+        everyone = result.requests
+        completed = everyone["state"] == State.COMPLETED
+        self._done = everyone if completed.all() else everyone.where(completed)
+        gaps = inter_token_gaps(result, None if completed.all() else self._done["request_id"])
+        self._itl = Sample(gaps.gap_ps / PS_PER_S, gaps.count)
+
+    def __getitem__(self, name: str) -> Sample:
+        return self._itl if name == "itl" else Sample.of(_OF_REQUESTS[name](self._done))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from ("itl", *_OF_REQUESTS)
+
+    def __len__(self) -> int:
+        return 1 + len(_OF_REQUESTS)
 
 
 def summarise(
@@ -87,7 +127,7 @@ def summarise(
     """
     requests = result.requests
     completed = requests.where(requests["state"] == State.COMPLETED)
-    samples = latency_samples(result) if samples is None else samples
+    samples = LatencySamples(result) if samples is None else samples
     summary: dict[str, Any] = {**_counts(requests), **_throughput(result, completed)}
     for name, sample in samples.items():
         summary |= _statistics(name, sample)
@@ -110,28 +150,6 @@ def summarise(
     return stable
 
 
-def latency_samples(result: RunResult) -> dict[str, Sample]:
-    """TTFT, TPOT, ITL, E2E latency and where the time went, in seconds, of the completed requests.
-
-    A request with one output token has no TPOT and is left out of that sample only.
-    """
-    everyone = result.requests
-    done = everyone.where(everyone["state"] == State.COMPLETED)
-    several = done.where(done["output_tokens"] > 1)
-    all_done = len(done) == len(everyone)
-    gaps = inter_token_gaps(result, None if all_done else done["request_id"])
-    return {
-        "ttft": Sample.of(ttft_s(done)),
-        "tpot": Sample.of(tpot_s(several)),
-        "itl": Sample.of(gaps.gap_ps / PS_PER_S, gaps.count),
-        "e2el": Sample.of(e2e_s(done)),
-        "queue_time": Sample.of(_span_s(done, "arrival_ps", "scheduled_ps")),
-        "prefill_time": Sample.of(_span_s(done, "scheduled_ps", "first_token_ps")),
-        "decode_time": Sample.of(_span_s(done, "first_token_ps", "finish_ps")),
-        "preempted_time": Sample.of(done["preempted_ps"] / PS_PER_S),
-    }
-
-
 def ttft_s(requests: Table) -> Column:
     """Arrival to first token, queueing included."""
     return _span_s(requests, "arrival_ps", "first_token_ps")
@@ -139,14 +157,25 @@ def ttft_s(requests: Table) -> Column:
 
 def tpot_s(requests: Table) -> Column:
     """(E2E - TTFT) / (output tokens - 1), one value per request; zero where there is one token only."""
-    after_first = np.maximum(requests["output_tokens"].astype(np.int64) - 1, 1)
-    tpot: Column = _span_s(requests, "first_token_ps", "finish_ps") / after_first
+    tpot = _span_s(requests, "first_token_ps", "finish_ps")
+    tpot /= np.maximum(requests["output_tokens"].astype(np.int64) - 1, 1)
     return tpot
 
 
 def e2e_s(requests: Table) -> Column:
     """Arrival to last token."""
     return _span_s(requests, "arrival_ps", "finish_ps")
+
+
+_OF_REQUESTS: Mapping[str, Callable[[Table], Column]] = {
+    "ttft": ttft_s,
+    "tpot": lambda completed: tpot_s(completed.where(completed["output_tokens"] > 1)),
+    "e2el": e2e_s,
+    "queue_time": lambda completed: _span_s(completed, "arrival_ps", "scheduled_ps"),
+    "prefill_time": lambda completed: _span_s(completed, "scheduled_ps", "first_token_ps"),
+    "decode_time": lambda completed: _span_s(completed, "first_token_ps", "finish_ps"),
+    "preempted_time": lambda completed: completed["preempted_ps"] / PS_PER_S,
+}
 
 
 def arrival_kind(manifest: Mapping[str, Any]) -> str:
@@ -169,8 +198,11 @@ def conforming(completed: Table, limits_ms: Mapping[str, float]) -> Column:
 
 
 def _span_s(requests: Table, begin: str, end: str) -> Column:
-    span: Column = (requests[end] - requests[begin]) / PS_PER_S
-    return span
+    spans, filled = np.empty(len(requests)), 0
+    for batch in requests.batches((begin, end)):
+        np.divide(batch[end] - batch[begin], PS_PER_S, out=spans[filled : filled + len(batch)])
+        filled += len(batch)
+    return spans
 
 
 def _statistics(name: str, sample: Sample) -> dict[str, float]:
@@ -227,10 +259,10 @@ def _throughput(result: RunResult, completed: Table) -> dict[str, Any]:
 def _peak_in_flight(requests: Table) -> int:
     if not len(requests):
         return 0
-    moments = np.concatenate([requests["finish_ps"], requests["arrival_ps"]])
-    change = np.repeat([-1, 1], len(requests))
-    # At one instant those who leave go first: the stable sort keeps the order of the concatenation.
-    return max(0, int(np.cumsum(change[np.argsort(moments, kind="stable")]).max()))
+    arrivals, ends = np.sort(requests["arrival_ps"]), np.sort(requests["finish_ps"])
+    # At one instant those who leave go first.
+    gone = np.searchsorted(ends, arrivals, side="right")
+    return int(np.max(np.arange(1, len(arrivals) + 1) - gone, initial=0))
 
 
 def _slo(
@@ -250,17 +282,22 @@ def _slo(
 
 
 def _steps(result: RunResult, duration_s: float) -> dict[str, Any]:
-    steps = result.steps
-    n = int(steps["steps"].sum())
-    replicas = _replicas(result)
-    # With asynchronous scheduling a last step runs on after the last request has ended.
-    beyond = np.maximum(steps["start_ps"] + row_durations_ps(steps) - run_window_ps(result.requests)[1], 0)
-    busy_s = float(np.sum(row_durations_ps(steps) - beyond, dtype=np.float64)) / PS_PER_S
+    end_ps = run_window_ps(result.requests)[1]
+    count = largest = 0
+    busy_ps = sequence_steps = 0.0
+    for steps in result.steps.batches((*DURATION_COLUMNS, "decodes", "prefill_sequences")):
+        # With asynchronous scheduling a last step runs on after the last request has ended.
+        durations, sequences = row_durations_ps(steps), sequences_per_step(steps)
+        beyond = np.maximum(steps["start_ps"] + durations - end_ps, 0)
+        busy_ps += float(np.sum(durations - beyond, dtype=np.float64))
+        count += int(steps["steps"].sum())
+        sequence_steps += float(np.sum(steps["steps"] * sequences, dtype=np.float64))
+        largest = max(largest, int(sequences.max()))
     return {
-        "num_steps": n,
-        "mean_batch_size": _per(float(np.sum(steps["steps"] * sequences_per_step(steps), dtype=np.float64)), n),
-        "max_batch_size": int(sequences_per_step(steps).max(initial=0)),
-        "busy_share": _per(busy_s, replicas * duration_s),
+        "num_steps": count,
+        "mean_batch_size": _per(sequence_steps, count),
+        "max_batch_size": largest,
+        "busy_share": _per(busy_ps / PS_PER_S, _replicas(result) * duration_s),
     }
 
 
@@ -270,11 +307,12 @@ def _replicas(result: RunResult) -> int:
 
 def _kv(result: RunResult, series: Series) -> dict[str, Any]:
     """Blocks over the whole run (idle time included): used, of that filled and empty, and free, as shares of all."""
-    facts, steps = result.facts, result.steps
+    facts = result.facts
     per_replica = facts.get("num_gpu_blocks") or 0
     blocks = per_replica * _replicas(result)
-    grown = kv_growth(steps, int(facts.get("block_size") or 1))[1]
-    peak = float(np.max(steps["kv_blocks"] + grown, initial=0.0))
+    block_size = int(facts.get("block_size") or 1)
+    batches = result.steps.batches(("kv_blocks", "kv_tokens", "running", "decodes", "steps"))
+    peak = max((float(np.max(b["kv_blocks"] + kv_growth(b, block_size)[1])) for b in batches), default=0.0)
     used, filled = (float(np.mean(x)) * _covered(series, result) for x in (series.kv_blocks, series.kv_blocks_filled))
     return {
         "num_blocks": blocks,

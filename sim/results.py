@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ import pyarrow.parquet as pq
 from sim.errors import ConfigError
 
 Column = npt.NDArray[Any]
+Columns = dict[str, Column]
+ROW_GROUP = 1 << 17
+"""Rows that are written, or looked at, together."""
 
 # column -> type code of `array.array` (h int16, i int32, q int64); the order is that of the files
 REQUEST_COLUMNS: Mapping[str, str] = {
@@ -76,25 +79,40 @@ class FileColumns(Mapping[str, Column]):
         with path.open("rb") as file:  # pyarrow's own error for a missing file does not name it
             metadata = pq.read_metadata(file)
         self.path, self.rows = path, int(metadata.num_rows)
-        self._names = tuple(metadata.schema.to_arrow_schema().names)
+        schema = metadata.schema.to_arrow_schema()
+        self._types = {name: np.dtype(str(kind)) for name, kind in zip(schema.names, schema.types, strict=True)}
 
     def __getitem__(self, name: str) -> Column:
-        if name not in self._names:
-            raise KeyError(name)
-        column: Column = pq.read_table(self.path, columns=[name]).column(0).to_numpy()
+        column, filled = np.empty(self.rows, self._types[name]), 0
+        for part in self.batches([name], ROW_GROUP):
+            column[filled : filled + len(part[name])] = part[name]
+            filled += len(part[name])
         return column
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._types)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._types)
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Columns]:
+        """Some columns, at most so many rows at a time."""
+        # One row group after the other, in one thread and without read-ahead: all else holds more than is looked at.
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False):
+                    yield {name: self._numpy(name, batch.column(name)) for name in names}
+
+    def _numpy(self, name: str, array: pa.Array) -> Column:
+        # `to_numpy` would do the same, but it imports pandas: 40 MiB.
+        size = self._types[name].itemsize
+        return np.frombuffer(array.buffers()[1], self._types[name], len(array), array.offset * size)
 
 
 class _ChosenColumns(Mapping[str, Column]):
     """Some rows of another table's columns, picked when a column is asked for."""
 
-    def __init__(self, base: Mapping[str, Column], chosen: Column) -> None:
+    def __init__(self, base: Table, chosen: Column) -> None:
         self._base, self._chosen = base, chosen
         self.rows = int(np.count_nonzero(chosen)) if chosen.dtype == bool else len(chosen)
 
@@ -102,10 +120,27 @@ class _ChosenColumns(Mapping[str, Column]):
         return self._base[name][self._chosen]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._base)
+        return iter(self._base.columns)
 
     def __len__(self) -> int:
-        return len(self._base)
+        return len(self._base.columns)
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[Columns]:
+        """Some columns, at most so many rows at a time; rows picked by number are fetched whole, a column at a time."""
+        if self._chosen.dtype != bool:
+            yield from _slices({name: self[name] for name in names}, rows)
+            return
+        passed = 0
+        for part in self._base.batches(names, rows):
+            here = self._chosen[passed : passed + len(part)]
+            passed += len(part)
+            if here.any():
+                yield {name: part[name][here] for name in names}
+
+
+def _slices(columns: Columns, rows: int) -> Iterator[Columns]:
+    for start in range(0, len(next(iter(columns.values()))), rows):
+        yield {name: column[start : start + rows] for name, column in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -124,7 +159,17 @@ class Table:
 
     def where(self, chosen: Column) -> Table:
         """The rows for which a mask is true, or the rows of these numbers. Columns are picked when they are read."""
-        return Table(_ChosenColumns(self.columns, np.asarray(chosen)))
+        return Table(_ChosenColumns(self, np.asarray(chosen)))
+
+    def batches(self, names: Sequence[str], rows: int = ROW_GROUP) -> Iterator[Table]:
+        """Some columns of the table in order, at most `rows` rows at a time: for tables larger than memory.
+
+        What is computed batch by batch must not depend on where one ends. No batch is empty.
+        """
+        if isinstance(self.columns, (FileColumns, _ChosenColumns)):
+            yield from map(Table, self.columns.batches(names, rows))
+        else:
+            yield from map(Table, _slices({name: self.columns[name] for name in names}, rows))
 
 
 @dataclass(frozen=True)
@@ -171,11 +216,8 @@ class RunResult:
         return cls(requests, steps, segments, manifest)
 
 
-ROW_GROUP = 1 << 17
-
-
-def parquet_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """The file schema of columns given by type codes."""
+def parquet_schema(columns: Mapping[str, Any]) -> pa.Schema:
+    """The file schema of columns given by type codes, or anything else that numpy takes for a type."""
     return pa.schema([(name, pa.from_numpy_dtype(np.dtype(code))) for name, code in columns.items()])
 
 
@@ -206,8 +248,22 @@ def _save_table(table: Table, path: Path) -> None:
 
 def _write_parquet(table: Table, path: Path) -> None:
     """In row groups, so that a table of millions of rows is never copied whole."""
-    schema = pa.schema([(name, pa.from_numpy_dtype(column.dtype)) for name, column in table.columns.items()])
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for start in range(0, max(len(table), 1), ROW_GROUP):
-            part = {name: column[start : start + ROW_GROUP] for name, column in table.columns.items()}
-            writer.write_table(pa.table(part, schema=schema))
+    schema = parquet_schema({name: column.dtype for name, column in table.columns.items()})
+    with parquet_writer(path, schema) as writer:
+        for part in table.batches(list(table.columns)):
+            writer.write_batch(arrow_batch(part.columns, schema))
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A file for batches of rows, each of which becomes a row group."""
+    # Times and counters grow or hover: their differences take half the room of the values, and half the time.
+    deltas = {field.name: "DELTA_BINARY_PACKED" for field in schema if field.type.bit_width >= 32}
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False, column_encoding=deltas)
+
+
+def arrow_batch(columns: Mapping[str, Column], schema: pa.Schema) -> pa.RecordBatch:
+    """Columns as Arrow sees them, not copied."""
+    # `pa.array` would do the same, but it imports pandas to ask whether this is a Series.
+    whole = ((field.type, np.ascontiguousarray(columns[field.name])) for field in schema)
+    arrays = [pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)]) for kind, data in whole]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

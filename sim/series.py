@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +79,7 @@ class Series:
 
 
 def run_window_ps(requests: Table) -> tuple[int, int]:
-    """First arrival and last end of any request; (0, 0) for a run without requests."""
+    """The first arrival and the last request's end, in picoseconds; zeros without requests."""
     if not len(requests):
         return 0, 0
     start = int(requests["arrival_ps"].min())
@@ -95,17 +97,20 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
     if bins is None:
         bins = int(np.clip(len(requests) // _REQUESTS_PER_BIN, _LEAST_BINS, MOST_BINS))
     grid = grid_over(*run_window_ps(requests), bins)
-    completed = requests["finish_ps"][requests["state"] == State.COMPLETED]
+    arrived, ended, prefilled = (np.zeros(grid.bins) for _ in range(3))
+    for batch in requests.batches(["arrival_ps", "finish_ps", "state"]):
+        arrived += grid.count(batch["arrival_ps"])
+        ended += grid.count(batch["finish_ps"][batch["state"] == State.COMPLETED])
+    for batch in steps.batches([*DURATION_COLUMNS, "prefill_tokens"]):
+        prefilled += grid.count(batch["start_ps"] + row_durations_ps(batch), batch["prefill_tokens"])
     levels = _step_levels(result, grid)
-    present = requests_in_flight(requests, grid)
-    ends = steps["start_ps"] + row_durations_ps(steps)
     return Series(
         grid,
-        arrivals_per_s=grid.count(requests["arrival_ps"]) / grid.width_s,
-        completions_per_s=grid.count(completed) / grid.width_s,
+        arrivals_per_s=arrived / grid.width_s,
+        completions_per_s=ended / grid.width_s,
         output_tokens_per_s=tokens_per_bin(result, grid.start_ps, grid.width_ps, grid.bins) / grid.width_s,
-        prefill_tokens_per_s=grid.count(ends, steps["prefill_tokens"]) / grid.width_s,
-        waiting=np.maximum(present - levels["running"], 0.0),
+        prefill_tokens_per_s=prefilled / grid.width_s,
+        waiting=np.maximum(requests_in_flight(requests, grid) - levels["running"], 0.0),
         running=levels["running"],
         batch_size=levels["sequences"] / np.where(levels["busy"] > 0, levels["busy"], 1.0),
         kv_blocks=levels["kv_blocks"],
@@ -115,24 +120,41 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
 
 def requests_in_flight(requests: Table, grid: Grid) -> Floats:
     """Requests that have arrived and not ended: mean per interval."""
-    return _overlap(requests["arrival_ps"], requests["finish_ps"], grid)
+    batches = requests.batches(["arrival_ps", "finish_ps"])
+    return _overlap(((batch["arrival_ps"], batch["finish_ps"]) for batch in batches), grid)
 
 
 def waiting_for_admission(requests: Table, grid: Grid) -> Floats:
     """Requests that have arrived and were not yet admitted to a batch for the first time: mean per interval."""
-    left = np.where(requests["scheduled_ps"] >= 0, requests["scheduled_ps"], requests["finish_ps"])
-    return _overlap(requests["arrival_ps"], left, grid)
+    batches = requests.batches(["arrival_ps", "scheduled_ps", "finish_ps"])
+    return _overlap(((batch["arrival_ps"], left_queue_ps(batch)) for batch in batches), grid)
+
+
+def left_queue_ps(requests: Table) -> Column:
+    """When each request was first admitted to a batch, or ended without."""
+    return np.where(requests["scheduled_ps"] >= 0, requests["scheduled_ps"], requests["finish_ps"])
 
 
 def percentile_by_arrival(requests: Table, values: Column, grid: Grid, percent: float) -> Floats:
     """A percentile of a per-request value in each interval of arrival; NaN where nothing arrived."""
-    index = grid.index(requests["arrival_ps"])
+    index, filled = np.empty(len(requests), dtype=np.int32), 0
+    for batch in requests.batches(["arrival_ps"]):
+        index[filled : filled + len(batch)] = grid.index(batch["arrival_ps"])
+        filled += len(batch)
     out = np.full(grid.bins, np.nan)
     order = np.argsort(index, kind="stable")
-    present, first = np.unique(index[order], return_index=True)
-    if len(present):
-        out[present] = [np.percentile(part, percent) for part in np.split(values[order], first[1:])]
+    first = np.searchsorted(index, np.arange(grid.bins + 1), sorter=order).tolist()
+    for i, (begin, end) in enumerate(pairwise(first)):
+        if end > begin:
+            out[i] = np.percentile(values[order[begin:end]], percent)
     return out
+
+
+DURATION_COLUMNS = ("start_ps", "steps", "first_step_ps", "slope_ps")
+"""What `row_durations_ps` reads, and when a row begins."""
+_LEVEL_COLUMNS = (
+    "replica", *DURATION_COLUMNS, "decodes", "prefill_sequences", "kv_blocks", "kv_tokens", "running",
+)  # fmt: skip
 
 
 def row_durations_ps(steps: Table) -> Column:
@@ -145,6 +167,15 @@ def row_durations_ps(steps: Table) -> Column:
 def sequences_per_step(steps: Table) -> Column:
     """Sequences that take part in each step of a row, decoding or prefilling."""
     return steps["decodes"].astype(np.int64) + steps["prefill_sequences"]
+
+
+def steps_by_sequences(steps: Table) -> Floats:
+    """How many steps had 0, 1, 2, ... sequences taking part."""
+    counts: Floats = np.zeros(1)
+    for batch in steps.batches(("steps", "decodes", "prefill_sequences")):
+        here = np.bincount(sequences_per_step(batch), weights=batch["steps"], minlength=len(counts))
+        counts = here.astype(np.float64) + np.pad(counts, (0, len(here) - len(counts)))
+    return counts
 
 
 def kv_growth(steps: Table, block_size: int) -> tuple[Column, Column]:
@@ -163,25 +194,39 @@ def kv_growth(steps: Table, block_size: int) -> tuple[Column, Column]:
 def _step_levels(result: RunResult, grid: Grid) -> dict[str, Floats]:
     """Time-weighted means of what the replicas held, zero while they did nothing."""
     block_size = int(result.facts.get("block_size") or 1)
-    steps = result.steps
+    total: dict[str, Floats] = defaultdict(lambda: np.zeros(grid.bins))
+    for rows, until_ps in _with_next_start(result.steps):
+        # With several steps in flight rows overlap; the state a row recorded holds until the next one starts.
+        length = np.minimum(row_durations_ps(rows), until_ps - rows["start_ps"])
+        for name, level in _levels(rows, block_size).items():
+            total[name] += _mean_level(rows["start_ps"], length, level, grid)
+    return total
+
+
+def _levels(steps: Table, block_size: int) -> dict[str, Column]:
+    """What the rows of a step table held while they lasted, on average."""
     grown_tokens, grown_blocks = kv_growth(steps, block_size)
     blocks = steps["kv_blocks"] + grown_blocks / 2
-    levels: dict[str, Any] = {
+    return {
         "busy": np.ones(len(steps)),
         "sequences": sequences_per_step(steps),
         "running": steps["running"],
         "kv_blocks": blocks,
         "kv_blocks_filled": np.minimum((steps["kv_tokens"] + grown_tokens / 2) / block_size, blocks),
     }
-    total = {name: np.zeros(grid.bins) for name in levels}
-    durations = row_durations_ps(steps)
-    for _, rows in rows_by_replica(steps):
-        start = steps["start_ps"][rows]
-        # With several steps in flight rows overlap; the state a row recorded holds until the next one starts.
-        length = np.minimum(durations[rows], np.append(np.diff(start), np.iinfo(np.int64).max))
-        for name, level in levels.items():
-            total[name] += _mean_level(start, length, level[rows], grid)
-    return total
+
+
+def _with_next_start(steps: Table) -> Iterator[tuple[Table, Column]]:
+    """Pieces of the step table, each of one replica, with when the row after each of theirs begins."""
+    held: dict[int, Table] = {}  # until the next batch says when the row after the last one begins
+    for batch in steps.batches(_LEVEL_COLUMNS):
+        for replica, rows in rows_by_replica(batch):
+            piece = Table({name: batch[name][rows] for name in _LEVEL_COLUMNS})
+            if replica in held:
+                yield held[replica], np.append(held[replica]["start_ps"][1:], piece["start_ps"][0])
+            held[replica] = piece
+    for piece in held.values():
+        yield piece, np.append(piece["start_ps"][1:], np.iinfo(np.int64).max)
 
 
 def _mean_level(start: Column, length: Column, level: Column, grid: Grid) -> Floats:
@@ -194,9 +239,12 @@ def _mean_level(start: Column, length: Column, level: Column, grid: Grid) -> Flo
     return np.diff(up_to) / grid.width_ps
 
 
-def _overlap(begin: Column, end: Column, grid: Grid) -> Floats:
+def _overlap(intervals: Iterable[tuple[Column, Column]], grid: Grid) -> Floats:
     """Mean number of the intervals [begin, end) that are open, in each interval of the grid."""
-    return np.diff(_time_since(begin, grid) - _time_since(end, grid)) / grid.width_ps
+    open_time = np.zeros(grid.bins + 1)
+    for begin, end in intervals:
+        open_time += _time_since(begin, grid) - _time_since(end, grid)
+    return np.diff(open_time) / grid.width_ps
 
 
 def _time_since(moments: Column, grid: Grid) -> Floats:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.results import (
@@ -18,20 +17,19 @@ from sim.results import (
     Column,
     FileColumns,
     Table,
+    arrow_batch,
     parquet_schema,
+    parquet_writer,
     partial_path,
 )
 
-_KEPT_ROWS = 1 << 20
-"""Rows of one table that stay in memory when there is a file for the others."""
-
 
 class Rows:
-    """One table under construction: rows are packed into a buffer, which becomes columns now and then.
+    """One table under construction: rows are packed into a buffer, which becomes columns whenever it is full.
 
     `rows.add(rows.pack(...))` adds a row, its integers in the order of the columns. Packing is the fastest way that
-    Python has to store a row, and keeps millions of them small. With a `file`, a table that outgrows memory is written
-    to it in row groups while the run goes on.
+    Python has to store a row, and keeps millions of them small. With a `file`, a table that outgrows the buffer is
+    written to it in row groups while the run goes on.
     """
 
     def __init__(self, columns: Mapping[str, str], file: Path | None = None) -> None:
@@ -51,7 +49,7 @@ class Rows:
         if len(self._buffer) < self._full:
             return
         self._flush()
-        if self._file is not None and (self._writer is not None or len(self._parts) * ROW_GROUP >= _KEPT_ROWS):
+        if self._file is not None:
             self._spill(self._file)
 
     def table(self) -> Table:
@@ -70,17 +68,18 @@ class Rows:
 
     def _flush(self) -> None:
         if self._buffer:
-            rows = np.frombuffer(bytes(self._buffer), dtype=self._dtype)
-            self._parts.append({name: np.ascontiguousarray(rows[name]) for name in self._codes})
+            rows = np.frombuffer(self._buffer, dtype=self._dtype)
+            self._parts.append({name: rows[name].copy() for name in self._codes})
+            del rows  # a buffer that is looked at cannot be cleared
             self._buffer.clear()
 
     def _spill(self, file: Path) -> None:
         schema = parquet_schema(self._codes)
         if self._writer is None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+            self._writer = parquet_writer(file, schema)
         for part in self._parts:
-            self._writer.write_table(pa.table(part, schema=schema))
+            self._writer.write_batch(arrow_batch(part, schema))
         self._parts.clear()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.metrics import Sample, latency_samples, summarise
+from sim.metrics import LatencySamples, Sample, summarise
 from sim.results import RunResult
 from sim.series import Series, series_of
 
@@ -23,7 +23,7 @@ class Evidence:
     @classmethod
     def of(cls, result: RunResult) -> Evidence:
         """The costly part of a report: one pass over every token gap and every step."""
-        samples, series = latency_samples(result), series_of(result)
+        samples, series = LatencySamples(result), series_of(result)
         return cls(result, summarise(result, samples, series), samples, series)
 
     @property

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from sim.metrics import ttft_s
 from sim.report.evidence import Evidence
 from sim.report.style import COLOURS, LINES, axes_of, new_figure, three_digits
-from sim.series import Floats, grid_over, percentile_by_arrival, run_window_ps, sequences_per_step
+from sim.series import Floats, grid_over, percentile_by_arrival, run_window_ps, steps_by_sequences
 from sim.units import PS_PER_S
 
 TITLES: Mapping[str, str] = {
@@ -196,13 +196,13 @@ def batch_size(evidence: Evidence) -> Figure | None:
     over_time.set_ylabel("sequences per step")
     over_time.set_ylim(bottom=0)
     _time_axis(over_time, evidence, mark=False)
-    sizes = sequences_per_step(steps)
-    width = -(-int(sizes.max()) // _BARS)
-    edges = (np.arange(int(sizes.max()) // width + 2) * width - 0.5).tolist()
+    counts = steps_by_sequences(steps)
+    sizes = np.arange(len(counts))
+    width = -(-int(sizes[-1]) // _BARS)
+    edges = (np.arange(int(sizes[-1]) // width + 2) * width - 0.5).tolist()
     for axis in (over_time.yaxis, spread.xaxis):
         axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    weight = steps["steps"] / steps["steps"].sum() * 100
-    spread.hist(sizes, bins=edges, weights=weight, color=COLOURS["batch"])
+    spread.hist(sizes, bins=edges, weights=counts / counts.sum() * 100, color=COLOURS["batch"])
     spread.set_title("Distribution")
     spread.set_xlabel("sequences per step")
     spread.set_ylabel("% of steps")

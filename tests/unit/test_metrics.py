@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.metrics import Sample, conforming, latency_samples, summarise
+from sim.metrics import LatencySamples, Sample, conforming, summarise
 from sim.request import Reason, State
 from sim.results import REQUEST_COLUMNS, SEGMENT_COLUMNS, STEP_COLUMNS, RunResult, Table
 from sim.token_times import decode_boundaries, inter_token_gaps, token_times, tokens_per_bin
@@ -116,7 +116,7 @@ def test_summary_of_three_requests_equals_hand_calculation() -> None:
 def test_one_token_requests_have_no_tpot_and_pass_its_limit() -> None:
     """As in vLLM: left out of the statistics, counted as conforming."""
     run = three_requests()
-    assert len(latency_samples(run)["tpot"]) == 1
+    assert len(LatencySamples(run)["tpot"]) == 1
     assert conforming(run.requests.where(run.requests["output_tokens"] == 1), {"tpot": 0.001}).all()
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from sim.regime import Regime, judge
+from sim.regime import Regime, judge, median_slope, trend_p_value
 from sim.request import Reason, State
 from sim.results import REQUEST_COLUMNS, RunResult, Table
 
@@ -86,3 +87,15 @@ def test_growing_batch_without_a_queue_is_no_steady_state() -> None:
 def test_toy_server_under_four_times_its_capacity_is_overloaded(toy_run: Callable[..., RunResult]) -> None:
     """The verdict holds for a batching server, not only for a textbook queue."""
     assert judge(toy_run(n=600, rate=30.0).requests).regime is Regime.OVERLOADED
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("points", [4, 10, 18, 33])
+def test_the_trend_is_that_of_scipy(points: int, ties: bool) -> None:
+    """Theil-Sen slope and Kendall p-value, exact without ties and by the corrected normal approximation with them."""
+    at, rng = np.arange(points) + 0.5, np.random.default_rng(points)
+    for slope in (0.0, 0.1, -0.4, 3.0):
+        values = rng.normal(size=points) + slope * at
+        values = np.round(values) + 9 * (at == 0.5) if ties else values
+        assert median_slope(at, values) == pytest.approx(stats.theilslopes(values, at).slope, rel=1e-12, abs=1e-12)
+        assert trend_p_value(values) == pytest.approx(stats.kendalltau(at, values).pvalue, rel=1e-9)
