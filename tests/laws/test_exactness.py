@@ -51,6 +51,8 @@ def assert_naive_agrees(scenario: Scenario, run: Run) -> None:
     assert run.outcomes() == naive.requests
     assert run.boundaries() == {i: ends for i, ends in enumerate(naive.boundaries) if ends}
     assert run.token_times() == naive.token_times
+    cached = run.requests["cached_tokens"].tolist()
+    assert dict(zip(run.requests["request_id"].tolist(), cached, strict=True)) == naive.cached
 
 
 def compare_all(scenario: Scenario) -> Run:
