@@ -171,6 +171,9 @@ class PrefixCachedKV(PagedKV):
             elif not run.refs:
                 self._free.remove(run)
             run.refs += 1
+            above = prompt.run
+            if above.refs == run.refs and len(above.children) == 1 and above.parent is not None:
+                run.absorb(above, prompt.ratio)
             prompt.run = run
 
     def _publish(self, prompt: Prompt, tokens: int) -> None:

@@ -42,6 +42,13 @@ class Run:
         self.parent, self.begin = upper, at
         return upper
 
+    def absorb(self, upper: Run, ratio: int) -> None:
+        """Undo a split that no longer matters: nobody holds the parent without this run, its only child."""
+        self.keys = upper.keys + (self.keys[1:] if self.begin % ratio else self.keys)
+        self.begin, self.parent = upper.begin, upper.parent
+        if self.parent is not None:
+            self.parent.children[self.keys[0]] = self
+
     def descendants(self) -> Iterator[Run]:
         """All runs below this one, parents first."""
         todo = list(self.children.values())
