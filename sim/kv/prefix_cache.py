@@ -91,6 +91,7 @@ class PrefixCachedKV(PagedKV):
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """As for `PagedKV`, counting shared blocks once; holders, tree and queue tell the same story."""
         holders = list(holders)
+        self._demand(0 <= self.free_blocks <= self._free.blocks, "free blocks")
         self._take_owed()
         refs: Counter[Run] = Counter()
         for request, _ in holders:
