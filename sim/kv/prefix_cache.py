@@ -42,7 +42,8 @@ class PrefixCachedKV(PagedKV):
         if not request.traits.prefix_hashes:
             return 0
         self._take_owed()
-        return self._find(request, self._prompt(request))[1] * self.block_tokens
+        prompt = self._prompt(request)
+        return prompt.find(self._limit(request, prompt))[1] * self.block_tokens
 
     def can_reserve(self, request: Request, tokens: int) -> bool:
         """Exact when it denies. A prefix may need room of its own, which is only looked at where it could help."""
@@ -51,8 +52,11 @@ class PrefixCachedKV(PagedKV):
         if not request.traits.prefix_hashes:
             return False
         self._take_owed()
-        path, found = self._find(request, self._prompt(request))
-        return self._need(request, tokens, path, found) <= self.free_blocks - self._due[self._phase]
+        prompt, size = self._prompt(request), self.block_tokens
+        _, found, held = prompt.find(self._limit(request, prompt))
+        total = min(found * size + tokens, request.target_tokens)
+        need = (total + size - 1) // size + self._fixed - held
+        return need <= self.free_blocks - self._due[self._phase]
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for a chunk, behind what others have computed already when it is the first one."""
@@ -112,21 +116,20 @@ class PrefixCachedKV(PagedKV):
     def _admit(self, request: Request, tokens: int) -> Grant | None:
         """Look for the prompt, hold what is found, and take what is missing."""
         self._take_owed()
-        prompt, size = self._prompt(request), self.block_tokens
-        path, found = self._find(request, prompt)
-        need = self._need(request, tokens, path, found)
+        prompt, size, target = self._prompt(request), self.block_tokens, request.target_tokens
+        path, found, held = prompt.find(self._limit(request, prompt))
+        cached = found * size
+        total = cached + tokens if cached + tokens < target else target
+        need = (total + size - 1) // size + self._fixed - held
         if need > self.free_blocks - self._due[self._phase]:
             return None
-        cached = found * size
-        total = min(cached + tokens, request.target_tokens)
-        shared = (total + size - 1) // size + self._fixed - need
         self.free_blocks -= need
-        self.stored_tokens += total - shared * size
+        self.stored_tokens += total - held * size
         request.reserved_tokens = total
         self._prompts[request] = prompt
         if path:
             self._hold(prompt, path, found)
-        self._take_owed()
+        self._free.take(self._free.blocks - self.free_blocks)
         self._publish(prompt, total)
         return Grant(cached) if cached else GRANTED
 
@@ -142,26 +145,16 @@ class PrefixCachedKV(PagedKV):
         blocks = (tokens if tokens < request.prompt_tokens else request.prompt_tokens) // size
         root = self._roots.get(per)
         if root is None:
-            root = self._roots[per] = Run(None, (), 0, 0)
+            root = self._roots[per] = Run(None, None, (), 0, 0)
         if per % size == 0:
             return Prompt(root, keys, per // size, blocks)
         keys = tuple(keys[i * size // per : -(-(i + 1) * size // per)] for i in range(blocks))
         return Prompt(root, keys, 1, blocks)
 
-    def _find(self, request: Request, prompt: Prompt) -> tuple[list[Run], int]:
+    def _limit(self, request: Request, prompt: Prompt) -> int:
         """At most all but one token: a step must compute something to emit the next token."""
         limit = (request.target_tokens - 1) // self.block_tokens
-        return prompt.find(prompt.blocks if prompt.blocks < limit else limit)
-
-    def _need(self, request: Request, tokens: int, path: list[Run], found: int) -> int:
-        """Free blocks that go when the request is admitted: new ones, and those found that nobody holds."""
-        size = self.block_tokens
-        total = min(found * size + tokens, request.target_tokens)
-        need = (total + size - 1) // size + self._fixed
-        for run in reversed(path):
-            if run.refs:  # and so have all before it
-                return need - (run.end if run.end < found else found)
-        return need
+        return prompt.blocks if prompt.blocks < limit else limit
 
     def _hold(self, prompt: Prompt, path: list[Run], found: int) -> None:
         for run in path:
@@ -174,11 +167,13 @@ class PrefixCachedKV(PagedKV):
             run.refs += 1
             above = prompt.run
             if above.refs == run.refs and len(above.children) == 1 and above.parent is not None:
-                run.absorb(above, prompt.ratio)
+                run.absorb(above)
             prompt.run = run
 
     def _publish(self, prompt: Prompt, tokens: int) -> None:
-        end = min(tokens // self.block_tokens, prompt.blocks)
+        end = tokens // self.block_tokens
+        if end > prompt.blocks:
+            end = prompt.blocks
         if end > prompt.run.end:
             prompt.extend(end)
 

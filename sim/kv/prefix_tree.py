@@ -15,15 +15,18 @@ Keys = tuple[Hashable, ...]
 class Run:
     """Blocks `begin` to before `end` of a prompt, after those of its `parent`; a path from the root is a prompt.
 
-    A key says what `ratio` consecutive blocks hold; `keys` are those of this run, the first and the last of which may
-    belong to it in part. All requests that hold one of the run's blocks hold all of them, and those of its ancestors:
-    `refs` counts these requests. A run without a parent that is not a root holds nothing anybody could ask for.
+    A key says what `ratio` consecutive blocks hold. `keys` are those of some prompt that goes through this run, from
+    its first block, so that nothing is copied when a run is cut or grows; `key` is that of this run's first block, and
+    its name among its parent's children. All requests that hold one of the run's blocks hold all of them, and those of
+    its ancestors: `refs` counts these requests. A run without a parent that is not a root holds nothing anybody could
+    ask for.
     """
 
-    __slots__ = ("begin", "children", "end", "keys", "parent", "refs")
+    __slots__ = ("begin", "children", "end", "key", "keys", "parent", "refs")
 
-    def __init__(self, parent: Run | None, keys: Keys, begin: int, end: int, refs: int = 0) -> None:
-        self.parent, self.keys, self.begin, self.end, self.refs = parent, keys, begin, end, refs
+    def __init__(self, parent: Run | None, key: Hashable, keys: Keys, begin: int, end: int) -> None:
+        self.parent, self.key, self.keys, self.begin, self.end = parent, key, keys, begin, end
+        self.refs = 0
         self.children: dict[Hashable, Run] = {}
 
     @property
@@ -33,21 +36,19 @@ class Run:
 
     def split(self, at: int, ratio: int) -> Run:
         """The blocks before `at` become a run of their own, which is returned: the parent of what is left."""
-        first = self.begin // ratio
-        upper = Run(self.parent, self.keys[: (at - 1) // ratio + 1 - first], self.begin, at, self.refs)
+        upper = Run(self.parent, self.key, self.keys, self.begin, at)
+        upper.refs = self.refs
         if self.parent is not None:
-            self.parent.children[self.keys[0]] = upper
-        self.keys = self.keys[at // ratio - first :]
-        upper.children[self.keys[0]] = self
-        self.parent, self.begin = upper, at
+            self.parent.children[self.key] = upper
+        self.parent, self.begin, self.key = upper, at, self.keys[at // ratio]
+        upper.children[self.key] = self
         return upper
 
-    def absorb(self, upper: Run, ratio: int) -> None:
+    def absorb(self, upper: Run) -> None:
         """Undo a split that no longer matters: nobody holds the parent without this run, its only child."""
-        self.keys = upper.keys + (self.keys[1:] if self.begin % ratio else self.keys)
-        self.begin, self.parent = upper.begin, upper.parent
+        self.parent, self.begin, self.key = upper.parent, upper.begin, upper.key
         if self.parent is not None:
-            self.parent.children[self.keys[0]] = self
+            self.parent.children[self.key] = self
 
     def descendants(self) -> Iterator[Run]:
         """All runs below this one, parents first."""
@@ -70,27 +71,28 @@ class Prompt:
         self.run = root
         """The last run the request holds."""
 
-    def find(self, limit: int) -> tuple[list[Run], int]:
-        """The longest known beginning, up to `limit` blocks: the runs it touches and the number of blocks.
+    def find(self, limit: int) -> tuple[list[Run], int, int]:
+        """The longest known beginning, up to `limit` blocks: the runs it touches, its blocks, and those in use.
 
         It may end within the last of these runs.
         """
         path: list[Run] = []
-        node, found, keys, ratio = self.run, 0, self.keys, self.ratio
+        node, found, held, keys, ratio = self.run, 0, 0, self.keys, self.ratio
         while found < limit:
             at = found // ratio
             run = node.children.get(keys[at])
             if run is None:
                 break
             path.append(run)
-            count = (run.end - 1) // ratio + 1 - at
-            if len(run.keys) != count:
-                run.keys = run.keys[:count]  # its last blocks have been taken since
-            mine = keys[at : at + count]
-            if mine != run.keys:
-                return path, min((at + _common(mine, run.keys)) * ratio, run.end, limit)
-            node, found = run, run.end
-        return path, min(found, limit)
+            end = run.end if run.end < limit else limit
+            upto = (end - 1) // ratio + 1
+            mine, theirs = keys[at:upto], run.keys[at:upto]
+            if mine != theirs:
+                end = limit = (at + _common(mine, theirs)) * ratio
+            if run.refs:  # and so have all before it
+                held = end
+            node, found = run, end
+        return path, found, held
 
     def extend(self, end: int) -> None:
         """The request has filled its blocks up to `end`: others may find them from now on.
@@ -98,14 +100,15 @@ class Prompt:
         Unless another request has filled blocks with the same content meanwhile; then these stay as they are, and
         this request's blocks from here on are its own.
         """
-        run, ratio = self.run, self.ratio
-        at, upto = run.end // ratio, (end - 1) // ratio + 1
-        if self.keys[at] in run.children:
+        run, keys = self.run, self.keys
+        key = keys[run.end // self.ratio]
+        if key in run.children:
             self.blocks = run.end
         elif run.refs == 1 and not run.children and run.parent is not None:
-            run.keys, run.end = self.keys[run.begin // ratio : upto], end
+            run.keys, run.end = keys, end
         else:
-            self.run = run.children[self.keys[at]] = Run(run, self.keys[at:upto], run.end, end, 1)
+            self.run = run.children[key] = Run(run, key, keys, run.end, end)
+            self.run.refs = 1
 
 
 class FreeQueue:
@@ -132,7 +135,7 @@ class FreeQueue:
             return
         self.blocks += blocks
         if self._last is None:
-            self._last = Run(None, (), 0, blocks)
+            self._last = Run(None, None, (), 0, blocks)
             self._runs[self._last] = None
         else:
             self._last.end += blocks
@@ -161,7 +164,7 @@ class FreeQueue:
             blocks -= size
             del runs[run]
             if run.parent is not None:
-                del run.parent.children[run.keys[0]]
+                del run.parent.children[run.key]
                 run.parent = None
             elif run is self._last:
                 self._last = None
