@@ -57,8 +57,8 @@ STEP_COLUMNS: Mapping[str, str] = {
     "prefill_pairs": "q",  # query-key pairs of the chunks: sum of n * cached + n * (n + 1) / 2
     "kv_blocks": "i",  # blocks in use when the row begins, room for its chunks included
     "kv_tokens": "q",  # tokens that have room in them; what is left of the blocks is waste
-    "waiting": "i",
-    "running": "i",
+    "waiting": "i",  # requests in the queue when the run was planned that the row belongs to
+    "running": "i",  # requests admitted by then
 }
 SEGMENT_COLUMNS: Mapping[str, str] = {
     "request_id": "q",

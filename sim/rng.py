@@ -12,6 +12,7 @@ def stream(seed: int, name: str, *index: int) -> np.random.Generator:
 
     The same (seed, name, index) gives the same numbers in any process and in any order of calls; `index` makes a
     stream per request or per chunk of requests. The name enters by its CRC-32, because Python's own hash of a string
-    differs between processes.
+    differs between processes, and everything but the seed enters as a spawn key, in which zeros count.
     """
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(name.encode()), *index])))
+    key = (zlib.crc32(name.encode()), *index)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))

@@ -247,7 +247,7 @@ class _Fleet:
             home.may_plan = True
 
     def doorstep(self, now):
-        """Arrivals, then time-outs one by one; a follow-up that a time-out brings at once comes before the next."""
+        """Arrivals, then time-outs one by one; a follow-up that a time-out brings comes before the next time-out."""
         while True:
             while due := [job for job in self.to_come if job.arrival_ps <= now]:
                 job = min(due, key=lambda job: job.id)

@@ -17,6 +17,8 @@ from sim.errors import SimError
 _COMMANDS = {
     "run": "Simulate a scenario and report latency, throughput and memory.",
     "compare": "Hold results against each other.",
+    "validate": "Hold predictions against measurements.",
+    "calibrate": "Fit a GPU's kernel constants to measurements.",
     "trace": "Recorded traffic: look at it, convert it, generate it.",
     "list": "What can be named in a scenario.",
     "schema": "JSON Schema of the YAML files, for editors.",

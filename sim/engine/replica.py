@@ -70,6 +70,7 @@ class Replica:
         self._alarm: Alarm | None = None  # the wake-up that counts; older ones are ignored
         self._planning = False
         self._start = self._steps = 0  # of the run in force
+        self._waiting = self._running = 0  # requests when it was planned
         self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
         self._boundary_ps = -1  # the last boundary
         self._delivered = 0  # decode steps that had ended by then
@@ -137,6 +138,8 @@ class Replica:
                 return
         limit = self._fill_shape(plan)
         self._plan = plan
+        self._running = running = self._scheduler.num_running
+        self._waiting = self.outstanding - running
         self._start = start = now if now > self._free_ps else self._free_ps
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
@@ -341,7 +344,7 @@ class Replica:
         for cached, new in chunks:
             prefill += new
             pairs += new * cached + (new * (new + 1) >> 1)
-        blocks, tokens, running = kv.total_blocks - kv.free_blocks, kv.stored_tokens, self._scheduler.num_running
+        blocks, tokens = kv.total_blocks - kv.free_blocks, kv.stored_tokens
         for first, offset, a, b, n in times.pieces:
             if first >= k:
                 break
@@ -349,7 +352,7 @@ class Replica:
                 blocks = kv.used_after(first)
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
-                prefill, len(chunks), pairs, blocks, tokens + first * count, self.outstanding - running, running,
+                prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
             ))  # fmt: skip
 
     def stop(self) -> None:

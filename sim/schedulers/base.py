@@ -36,7 +36,7 @@ class Scheduler(Protocol):
     def submit(self, request: Request) -> bool:
         """A request arrives. True when the plan in force should end at the next step boundary.
 
-        True is always safe; False promises that no plan made before the next finish would admit this request.
+        True is always safe; False promises that the plan in force stays right until something else ends it.
         """
         ...
 

@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from sim.rng import stream
 
-FROZEN = [0.8632685306420923, 0.46725008682847047]
+FROZEN = [0.436449278038878, 0.007180727049899915]
 """Published results depend on these: a change of the keying is a change of every result."""
 
 
@@ -32,7 +30,6 @@ def test_every_part_of_the_key_matters() -> None:
     assert len({tuple(draws(*key)) for key in keys}) == len(keys)
 
 
-@pytest.mark.xfail(strict=True, reason="SeedSequence drops trailing zeros of its entropy; spawn_key would keep them")
 def test_the_number_of_indices_matters() -> None:
     """An index of 0 is not the same as no index."""
     assert draws(0, "a") != draws(0, "a", 0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sim.results import RunResult
+from sim.results import RunResult, Table
 from sim.series import Grid, Series, kv_growth, row_durations_ps, series_of
 
 Runs = Callable[..., RunResult]
@@ -63,7 +63,7 @@ def test_blocks_stay_within_the_cache(run: RunResult, series: Series) -> None:
 
 def test_growth_follows_tokens_on_demand_and_nothing_where_room_was_reserved(run: RunResult) -> None:
     """A row of many steps takes blocks as it goes, unless its sequences hold room for them already."""
-    first = run.steps.where(np.array([0, 0]))
+    first = Table({name: column[[0, 0]] for name, column in run.steps.columns.items()})
     first["steps"][:], first["decodes"][:], first["running"][:] = 32, 4, 4
     first["kv_tokens"][:] = 400
     first["kv_blocks"][:] = [27, 80]

@@ -111,6 +111,16 @@ def test_parts_scale_with_what_they_depend_on() -> None:
     assert model.rows(64) == model.rows(64)
 
 
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "Qwen/Qwen3.5-35B-A3B", "deepseek-ai/DeepSeek-V2-Lite"])
+def test_the_short_way_to_price_chunks_is_the_sum_of_the_operators(model: str) -> None:
+    """What the hot path adds up without naming operators is what the breakdown shows, for any chunks."""
+    found = forward(model)
+    for chunks in ([(0, 1)], [(0, 4000)], [(100, 50), (9000, 700), (0, 3)]):
+        assert found.prefill_seconds(chunks) == pytest.approx(
+            sum(op.seconds for op in found.prefill(chunks)), rel=1e-12
+        )
+
+
 def test_formats_a_gpu_lacks_are_expanded() -> None:
     """FP8 weights on an A100 are stored in 8 bit and multiplied in 16, as vLLM does; an H100 multiplies them as FP8."""
     architecture = load_model("meta-llama/Llama-3.1-8B")

@@ -46,7 +46,7 @@ def test_boundaries_around_any_time(parts: list[tuple[int, int, int]], data: st.
     assert times.ended_by(elapsed) == sum(end <= elapsed for end in ends[1:])
 
 
-@given(a=st.integers(1, 10**13), b=st.integers(0, 10**9), k=st.integers(1, 10**6), data=st.data())
+@given(a=st.integers(1, 10**18), b=st.integers(0, 9) | st.integers(0, 10**9), k=st.integers(1, 10**6), data=st.data())
 @examples(300)
 def test_inverse_is_exact_at_any_size(a: int, b: int, k: int, data: st.DataObject) -> None:
     """Where floats have run out of digits the boundary is still the exact one."""
@@ -58,6 +58,13 @@ def test_inverse_is_exact_at_any_size(a: int, b: int, k: int, data: st.DataObjec
             assert times.first_boundary(elapsed) == (steps, times.end_of(steps))
     assert times.ended_by(end) == j
     assert times.ended_by(end - 1) == j - 1
+
+
+def test_a_float_that_overshoots_is_corrected() -> None:
+    """Long steps of nearly no slope: the float inverse points one step too far, the integers bring it back."""
+    a, b, k = 100_000_000_532_374_341, 10, 10**6
+    times = StepTimes(k, k * a + b * (k * (k - 1) // 2), [(0, 0, a, b, k)])
+    assert times.first_boundary(24_440_700_130_414_688_246_996) == (244_407, times.end_of(244_407))
 
 
 def test_before_and_after_the_run() -> None:

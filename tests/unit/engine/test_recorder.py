@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from sim.engine.recorder import Recorder, Rows
@@ -40,6 +42,23 @@ def test_tidying_in_between_changes_nothing() -> None:
             assert rows.table()["id"].tolist() == expected
     assert rows.table()["id"].tolist() == expected
     assert rows.table()["flag"].tolist() == [i % 3 for i in expected]
+
+
+def test_a_table_that_outgrows_memory_goes_to_its_file(tmp_path: Path) -> None:
+    """Past a million rows the file takes what memory does not keep, and the table reads as if nothing had happened."""
+    small, large = (Rows(COLUMNS, tmp_path / "runs" / f"{name}.parquet") for name in ("small", "large"))
+    for rows, batches in ((small, 2), (large, 9)):
+        for batch in range(batches):
+            rows.add(b"".join(rows.pack(i << 40, batch, i % 2) for i in range(1000)) * 140)
+            rows.tidy()
+    assert not (tmp_path / "runs" / "small.parquet").exists()
+    for rows, batches in ((small, 2), (large, 9)):
+        table = rows.table()
+        assert len(table) == batches * 140_000
+        assert (table["id"] == np.tile(np.arange(1000) << 40, 140 * batches)).all()
+        assert (table["count"] == np.repeat(np.arange(batches), 140_000)).all()
+        assert table["count"].dtype == np.int32
+    assert (tmp_path / "runs" / "large.parquet").exists()
 
 
 def test_the_recorder_has_the_tables_of_a_run() -> None:

@@ -134,6 +134,17 @@ def test_waste_is_room_without_tokens() -> None:
     assert kv.usage().wasted_tokens == 15
 
 
+def test_check_finds_a_request_counted_twice() -> None:
+    """The histogram of growth must count each growing request once, even where the blocks add up."""
+    kv = PagedKV(10, 16)
+    request = prompt(kv, 0, 17)
+    kv.grow(request)
+    kv.check([(request, 17)])
+    kv.grow(request)
+    with pytest.raises(InvariantError, match="2 growing in the histogram"):
+        kv.check([(request, 17)])
+
+
 def test_check_says_what_does_not_add_up() -> None:
     """The message has the numbers that disagree."""
     kv = PagedKV(10, 16)

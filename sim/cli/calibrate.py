@@ -1,0 +1,113 @@
+"""`roofserve calibrate`: fit a GPU's kernel constants to measured tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from sim.catalog import find
+from sim.cost.calibration import Calibration, Key
+from sim.cost.calibration_source import load_calibration
+from sim.cost.kernels.chip import chip_of
+from sim.errors import ConfigError
+from sim.specs.hardware import Gpu, load_gpu
+from sim.validation.calibrate import Fitted, cells, fit_and_score, price
+from sim.validation.calibration_file import PUBLIC_TABLES, calibration_block, write_block
+from sim.validation.silicon import database, silicon_tables
+from sim.validation.tables import read_tables
+
+_PATH = click.Path(path_type=Path)
+_SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
+
+
+@click.command()
+@click.option(
+    "--from", "origin", type=click.Choice(["silicon", "tables"]), required=True, help="Where times come from."
+)
+@click.option("--hardware", required=True, help="Profile of the GPU that was measured.")
+@click.option("--stack", default="vllm", show_default=True, help="Software stack to fit, or `all`.")
+@click.argument("paths", nargs=-1, type=_PATH)
+@click.option("--out", type=_PATH, help="Where to write the block  [default: out/calibration-HARDWARE.yaml]")
+@click.option("--cross-validate/--no-cross-validate", default=True, help="Also score on points and shapes left out.")
+def calibrate(
+    origin: str,
+    hardware: str,
+    stack: str,
+    paths: tuple[Path, ...],
+    out: Path | None,
+    cross_validate: bool,
+) -> None:
+    """Fit kernel constants to measured times and write them as a profile's `calibration:` block.
+
+    `--from silicon` reads the public database of the PyPI package aiconfigurator-core, or of the folder PATHS;
+    `--from tables` reads the CSV tables PATHS, your own say. Classes and stacks that are not fitted keep the constants
+    of the shipped profile.
+    """
+    gpu = load_gpu(find("hardware", hardware))
+    tables = silicon_tables(gpu.name, paths[0] if paths else database()) if origin == "silicon" else _own(paths)
+    shipped = _shipped(gpu)
+    fits = _fit(tables, gpu, stack, shipped, cross_validate)
+    path = out or Path("out") / f"calibration-{gpu.name}.yaml"
+    entries = {**(dict(shipped.entries) if shipped else {}), **{fit.cell.key: fit.entry() for fit in fits}}
+    write_block(calibration_block(entries.items()), gpu.name, path, _SILICON if origin == "silicon" else PUBLIC_TABLES)
+    _show(fits, shipped)
+    click.echo(f"wrote {path}")
+
+
+def _own(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
+    if not paths:
+        raise ConfigError("needs the CSV files to read", key="--from", value="tables")
+    return read_tables(paths)
+
+
+def _shipped(gpu: Gpu) -> Calibration | None:
+    try:
+        return load_calibration(gpu)
+    except ConfigError:
+        return None
+
+
+def _fit(
+    tables: Mapping[str, pd.DataFrame], gpu: Gpu, stack: str, shipped: Calibration | None, cross_validate: bool
+) -> list[Fitted]:
+    chosen = [cell for cell in cells(tables, gpu.name) if stack in ("all", cell.key.stack)]
+    if not chosen:
+        stacks = sorted({cell.key.stack for cell in cells(tables, gpu.name)})
+        raise ConfigError("nothing was measured with it", key="stack", value=stack, choices=[*stacks, "all"])
+    fits = []
+    for cell in chosen:
+        known = shipped.entries.get(cell.key) if shipped else None
+        start = known.kernel if known else None
+        found = fit_and_score(cell, chip_of(gpu), validate=cross_validate, start=start)
+        if found is not None:
+            fits.append(found)
+    return fits
+
+
+def _show(fits: Sequence[Fitted], shipped: Calibration | None) -> None:
+    table = Table(title="Fitted kernel constants; MAPE in per cent")
+    for name in ("class", "format", "stack"):
+        table.add_column(name)
+    for name in ("n", "fitted", "left-out points", "left-out shapes", "shipped differ by"):
+        table.add_column(name, justify="right")
+    for fit in fits:
+        scores = fit.scores()
+        shown = [f"{s.mape_pct:.1f}" if s.n else "-" for s in scores.values()]
+        table.add_row(*fit.cell.key, str(len(fit.cell.rows)), *shown, _difference(fit, shipped))
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def _difference(fit: Fitted, shipped: Calibration | None) -> str:
+    """Mean difference between the new predictions and those of the shipped constants, on the rows fitted."""
+    known: Any = shipped.entries.get(Key(*fit.cell.key)) if shipped else None
+    if known is None:
+        return "-"
+    new, old = (price(fit.cell.family, kernel, fit.cell.rows) for kernel in (fit.kernel, known.kernel))
+    return f"{100 * np.abs(new / old - 1).mean():.1f}"

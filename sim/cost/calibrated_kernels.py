@@ -1,0 +1,161 @@
+"""Prices of a forward pass's operators from fitted constants: the `Kernels` of a GPU that has been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.cost.calibration import Calibration, Entry
+from sim.cost.kernels.arithmetic import Terms
+from sim.cost.kernels.attention_decode import Heads as KernelHeads
+from sim.cost.kernels.attention_decode import decode_terms
+from sim.cost.kernels.attention_prefill import prefill_sums_terms
+from sim.cost.kernels.collectives import collective_terms
+from sim.cost.kernels.elementwise import elementwise_terms
+from sim.cost.kernels.gemm import gemm_terms
+from sim.cost.kernels.moe import Experts as KernelExperts
+from sim.cost.kernels.moe import moe_terms
+from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+
+_COLLECTIVE = "custom-graph"
+_ELEMENTWISE = "static_fp8_quant"
+_ROW_BYTES = 16384
+"""A token's row in a typical element-wise kernel: 4096 16-bit elements in and out."""
+_NEAREST: Mapping[str, Sequence[str]] = {
+    "fp8": ("fp8_block",),
+    "fp8_block": ("fp8",),
+    "w4a16": ("w4a16_mxfp4",),
+    "w4a16_mxfp4": ("w4a16",),
+    "w8a8_int8": ("w8a8_int8_sgl",),
+    _ELEMENTWISE: ("add",),
+    _COLLECTIVE: ("custom-default", "nccl-tests"),
+}
+"""What to take when a scheme was not measured: the one that stores and multiplies the same way."""
+
+
+@dataclass
+class CalibratedKernels:
+    """Operators priced by the calibration of one GPU and stack; what was not measured falls back to `rest`."""
+
+    calibration: Calibration
+    rest: Kernels
+    stack: str = "vllm"
+    trust: str = "calibrated"
+
+    def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
+        """Y[m,n] = X[m,k] W[k,n], weights from HBM."""
+        entry = self._find("gemm", gemm_scheme(form))
+        if entry is None:
+            return self.rest.gemm(m, k, n, form)
+        moved = n * k * form.weight_bytes + m * k * form.activation_bytes + m * n * 2.0
+        return _cost(gemm_terms(m, n, k, _kernel(entry)), 2.0 * m * n * k, moved)
+
+    def experts(self, tokens: int, experts: Experts) -> Cost:
+        """All experts of one layer; the distinct experts that tokens reach follow `Experts.touched`."""
+        entry = self._find("moe", gemm_scheme(experts.format))
+        plain = self.rest.experts(tokens, experts)
+        if entry is None or not experts.gated:
+            return plain
+        layer = KernelExperts(experts.hidden, experts.intermediate, experts.experts_per_token, experts.num_experts)
+        return _cost(moe_terms(tokens, layer, _kernel(entry), experts.touched(tokens)), plain.flops, plain.bytes)
+
+    def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
+        """One new token of each sequence against its cache, from HBM."""
+        plain = self.rest.decode_attention(sequences, context_tokens, heads)
+        entry = self._find("attention_decode", _kv_format(heads))
+        if entry is None or heads.query_dim != heads.value_dim:
+            return plain
+        # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
+        outgrown = 0 < heads.window * sequences <= context_tokens
+        layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window if outgrown else 0)
+        context_tokens += sequences if outgrown else 0
+        return _cost(decode_terms(sequences, context_tokens, layout, _kernel(entry)), plain.flops, plain.bytes)
+
+    def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
+        """Prompt chunks against themselves and what is cached before them."""
+        plain = self.rest.prefill_attention(work, heads)
+        entry = self._find("attention_prefill", _kv_format(heads))
+        if entry is None or heads.query_dim != heads.value_dim:
+            return plain
+        layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
+        found = prefill_sums_terms(work.new_tokens, work.pairs, work.longest, layout, _kernel(entry))
+        return _cost(found, plain.flops, plain.bytes)
+
+    def elementwise(self, bytes_moved: float) -> Cost:
+        """A fused element-wise operator."""
+        entry = self._find("elementwise", _ELEMENTWISE)
+        if entry is None:
+            return self.rest.elementwise(bytes_moved)
+        rows = max(round(bytes_moved / _ROW_BYTES), 1)
+        return _cost(elementwise_terms(rows, bytes_moved / rows, _kernel(entry)), 0.0, bytes_moved)
+
+    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
+        """Sum a tensor over the GPUs of a group, inside a CUDA graph."""
+        entry = self._find("collective", _COLLECTIVE)
+        if entry is None:
+            return self.rest.all_reduce(bytes_per_gpu, num_gpus)
+        return _cost(collective_terms(bytes_per_gpu, num_gpus, _kernel(entry)), 0.0, 0.0)
+
+    def log_error_quantiles(self, op_class: str, number_format: str) -> Mapping[float, float]:
+        """How far the constants that price a class and format were off; empty where the fall-back prices it."""
+        entry = self._find(op_class, number_format)
+        return entry.log_error_quantiles if entry is not None else {}
+
+    def _find(self, op_class: str, number_format: str) -> Entry | None:
+        for name in (number_format, *_NEAREST.get(number_format, ())):
+            entry = self.calibration.find(op_class, name, self.stack)
+            if entry is not None:
+                return entry
+        return None
+
+
+def op_class(operator: str) -> str | None:
+    """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
+    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
+
+
+def gemm_scheme(form: MatmulFormat) -> str:
+    """The measured scheme that a matrix format is priced as."""
+    if form.compute == "fp8":
+        return "fp8_block" if "block" in form.name else "fp8"
+    if form.compute == "int8":
+        return "w8a8_int8"
+    if form.weight_bytes >= 2.0:
+        return "bf16"
+    if form.name.startswith("mxfp4"):
+        return "w4a16_mxfp4"
+    return "w8a16" if form.weight_bytes > 0.75 else "w4a16"
+
+
+def _kv_format(heads: Heads) -> str:
+    elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
+    return "bf16" if heads.kv_bytes_per_token >= 1.5 * elements else "fp8"
+
+
+def _kernel(entry: Entry) -> Any:
+    return entry.kernel
+
+
+def _cost(found: Terms, flops: float, moved: float) -> Cost:
+    return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
+
+
+_OP_CLASSES: Mapping[str, str] = {
+    "experts": "moe",
+    "attention decode": "attention_decode",
+    "attention prefill": "attention_prefill",
+    "all-reduce": "collective",
+    "logits gather": "collective",
+    **dict.fromkeys(
+        ("norm + residual", "rotary + cache write", "activation", "routing", "embed", "sampling", "state update"),
+        "elementwise",
+    ),
+}
+_BOUNDS: Mapping[str, str] = {
+    "quantise": "memory",
+    "blocks": "memory",
+    "io": "memory",
+    "write": "memory",
+    "longest": "compute",
+}
