@@ -21,7 +21,7 @@ def admit(kv: PrefixCachedKV, request: Request, tokens: int | None = None) -> in
     grant = kv.reserve(request, request.target_tokens if tokens is None else tokens)
     assert grant is not None
     request.computed_tokens = request.reserved_tokens
-    kv.check([(request, request.computed_tokens)] if not kv._prompts else [(r, r.computed_tokens) for r in kv._prompts])
+    kv.check([(r, r.computed_tokens) for r in {**kv._prompts, request: None}])
     return grant.cached_tokens
 
 
@@ -262,3 +262,20 @@ def test_cooked_books_are_found() -> None:
     next(iter(kv._free)).end += 1
     with pytest.raises(InvariantError, match="free blocks"):
         kv.check(held)
+
+
+def test_blocks_that_were_kept_apart_stay_so() -> None:
+    """Also when the blocks they equal are gone: what follows them is nobody's to find."""
+    kv = PrefixCachedKV(12, SIZE)
+    first, second = prompt(16, 1, 2, 3, 4), prompt(20, 1, 2, 3, 4, 5, id_=1)
+    admit(kv, first, 6)
+    assert admit(kv, second, 2) == 4
+    for request, tokens in ((first, 10), (second, 4)):
+        assert kv.reserve(request, tokens) is not None
+        request.computed_tokens += tokens
+    kv.release(first)
+    serve(kv, Request(2, 0, 36, 1))  # everything but the second prompt's three blocks is taken
+    assert kv.reserve(second, 10) is not None
+    second.computed_tokens += 10
+    kv.check([(second, 20)])
+    assert kv.find_cached(prompt(21, 1, 2, 3, 4, 5)) == 4
