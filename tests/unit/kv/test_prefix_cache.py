@@ -279,3 +279,15 @@ def test_blocks_that_were_kept_apart_stay_so() -> None:
     second.computed_tokens += 10
     kv.check([(second, 20)])
     assert kv.find_cached(prompt(21, 1, 2, 3, 4, 5)) == 4
+
+
+def test_a_beginning_that_somebody_holds_alone_stays_a_run_of_its_own() -> None:
+    """A short prompt in use gives its blocks back by itself, though a longer one goes on behind them."""
+    kv = PrefixCachedKV(100, SIZE)
+    short, long = prompt(9, 1, 2), prompt(17, 1, 2, 3, 4, id_=1)
+    admit(kv, short)
+    serve(kv, prompt(17, 1, 2, 3, 4, id_=2))
+    assert admit(kv, long) == 16
+    kv.release(long)
+    kv.check([(short, 9)])
+    assert kv.usage().used_blocks == 3
