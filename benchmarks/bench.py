@@ -11,9 +11,12 @@ recorder, audit, SimPy.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import platform
 import resource
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +32,7 @@ from sim.build import build
 from sim.results import Table as ResultTable
 from sim.run import run_setup
 from sim.scenario import load_scenario
+from sim.workloads.traces import read_trace
 
 AZURE = Path(__file__).resolve().parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 BASE: dict[str, Any] = {
@@ -54,12 +58,36 @@ class Case:
     settings: tuple[tuple[str, Any], ...] = ()
     step_by_step: bool = False
     trace: bool = False
+    hashed: int | None = None
+    """Replay the trace with the content of prompts, the first so many tokens of which are the same for all."""
 
     def scenario(self) -> dict[str, Any]:
         """The scenario as a mapping."""
-        workload = {"trace": str(AZURE)} if self.trace else _poisson(self.rate * self.replicas, self.requests)
+        workload = {"trace": str(self._trace())} if self.trace else _poisson(self.rate * self.replicas, self.requests)
         replicas = {"count": self.replicas, "router": "least_outstanding_requests"}
         return {**BASE, "workload": workload, "replicas": replicas}
+
+    def _trace(self) -> Path:
+        """The trace, or a copy with the identity of every 16 tokens of its prompts."""
+        if self.hashed is None:
+            return AZURE
+        path = Path(tempfile.gettempdir()) / f"roofserve-bench-{os.getpid()}-{self.hashed}.jsonl"
+        if not path.exists():
+            atexit.register(path.unlink)
+            _write_hashed(path, self.hashed // 16)
+        return path
+
+
+def _write_hashed(path: Path, shared: int) -> None:
+    trace, fresh = read_trace(AZURE), shared
+    with path.open("w") as out:
+        for at, prompt, answer in zip(trace.arrival_ps, trace.input_tokens, trace.output_tokens, strict=True):
+            blocks = -(-int(prompt) // 16)
+            same = min(shared, blocks)
+            hashes = [*range(same), *range(fresh, fresh + blocks - same)]
+            fresh += blocks - same
+            row = {"timestamp": int(at) // 10**9, "input_length": int(prompt), "output_length": int(answer)}
+            out.write(json.dumps({**row, "hash_ids": hashes}) + "\n")
 
 
 _LLAMA_8B = (("model", "meta-llama/Llama-3.1-8B"),)
@@ -76,6 +104,12 @@ CASES = (
     Case("8 replicas", replicas=8, requests=40_000),
     Case("64 replicas", replicas=64, requests=80_000),
     Case("Azure conversation trace", trace=True, settings=_LLAMA_8B),
+    Case("Azure with prefix hashing, none shared", trace=True, hashed=0, settings=_LLAMA_8B),
+    Case("Azure with prefix hashing, 512 shared", trace=True, hashed=512, settings=_LLAMA_8B),
+    Case(
+        "shared prefix, 70 % load",
+        settings=(("workload.shared_prefix", {"tokens": 256, "groups": 20}), ("workload.input_tokens", 256)),
+    ),
 )
 
 

@@ -31,6 +31,7 @@ from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
+from sim.kv.prefix_cache import PrefixCachedKV
 from sim.presets import EnginePreset, load_preset
 from sim.scenario import LoadedScenario, Policy, Scenario
 from sim.schedulers.base import Scheduler
@@ -53,6 +54,10 @@ SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
 ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PagedKV,
 }
+PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": PrefixCachedKV,
+}
+"""What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),
     "random": Random,
@@ -130,7 +135,8 @@ class Setup:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
-        allocator = ALLOCATORS[engine.kv_cache["allocator"]]
+        cached = engine.kv_cache["enable_prefix_caching"] and self.workload.has_prefixes
+        allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
         kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
         if engine.scheduler["kind"] == "chunked":
@@ -178,7 +184,7 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         )
         if workload.num_requests == 0:
             raise ConfigError("no request is left to replay", key="trace", value=spec.trace)
-    notes += _notes(gpu, scheme, spec, engine) + list(workload.notes)
+    notes += _notes(gpu, scheme) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,
@@ -373,15 +379,13 @@ def _widths(architecture: ModelArchitecture) -> ForwardWidths:
     )  # fmt: skip
 
 
-def _notes(gpu: Gpu, scheme: QuantScheme, spec: WorkloadSpec, engine: Engine) -> list[str]:
+def _notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
     notes = []
     form = matmul_format(scheme, "gate_up", gpu)
     wanted = scheme.compute_format("gate_up").tensor_rate
     if form.compute != wanted:
         notes.append(f"{gpu.name} has no {wanted} tensor cores: {form.name} weights are expanded and multiplied in "
                      f"{form.compute}")  # fmt: skip
-    if engine.kv_cache["enable_prefix_caching"] and (spec.shared_prefix is not None):
-        notes.append("prompts share a prefix, but prefix caching is not simulated: every prompt is computed whole")
     return notes
 
 

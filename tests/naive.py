@@ -13,6 +13,8 @@ class Job:
     prompt: int
     output: int
     max_output: int
+    hashes: tuple = ()  # what the prompt holds, one hash per `hash_tokens` tokens
+    hash_tokens: int = 0
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Outcome:
     boundaries: list[list[int]]  # per replica: the end of every step
     order: list[list[tuple[str, int]]]  # per replica: ("admit" | "preempt" | "finish" | "abort", id)
     token_times: dict[int, list[int]]
+    cached: dict[int, int]  # tokens found in the prefix cache at the first admission
 
 
 @dataclass(eq=False)
@@ -36,6 +39,9 @@ class _Sequence:
     scheduled: int = -1
     finish: int = -1
     preemptions: int = 0
+    cached: int = -1
+    table: list[int] = field(default_factory=list)  # the numbers of its blocks
+    own: bool = False  # its blocks from here on hold what blocks of another sequence hold, or follow such a block
     tokens: list[int] = field(default_factory=list)  # when the client received each
 
     @property
@@ -49,6 +55,9 @@ class _Replica:
         self.rules, self.index = rules, index
         self.waiting, self.running, self.boundaries, self.order = [], [], [], []
         self.current = self.planned = None  # the step on the GPU and, with lead = 1, the one after it
+        self.free = list(range(rules.num_blocks))  # the next block to be taken first
+        self.users = [0] * rules.num_blocks
+        self.content, self.known = {}, {}  # block -> what it holds, and the other way round
         self.may_plan = False  # this instant holds an arrival or the end of a step
 
     def blocks(self, tokens):
@@ -56,8 +65,48 @@ class _Replica:
 
     def spare(self, decodes):
         """Blocks that nobody holds and no decode of this step needs; negative when the decodes do not fit."""
-        held = sum(self.blocks(s.computed) for s in self.running)
-        return self.rules.num_blocks - held - sum(s.computed % self.rules.block_size == 0 for s in decodes)
+        return len(self.free) - sum(s.computed % self.rules.block_size == 0 for s in decodes)
+
+    def identity(self, s, i):
+        """What block i of a prompt holds, with all that comes before it; None if that is not known."""
+        end = (i + 1) * self.rules.block_size
+        if not self.rules.prefix_caching or end > min(s.job.prompt, len(s.job.hashes) * s.job.hash_tokens):
+            return None
+        return i, s.job.hash_tokens, s.job.hashes[: -(-end // s.job.hash_tokens)]
+
+    def lookup(self, s):
+        """The blocks that hold the beginning of the prompt, but not the last token that is to be computed."""
+        found = []
+        while (len(found) + 1) * self.rules.block_size < s.target:
+            block = self.known.get(self.identity(s, len(found)))
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def fill(self, s):
+        """Give a sequence the blocks for its computed tokens; full blocks of the prompt can be found from now on."""
+        while len(s.table) < self.blocks(s.computed):
+            block = self.free.pop(0)
+            if block in self.content:
+                del self.known[self.content.pop(block)]
+            self.users[block] = 1
+            s.table.append(block)
+        for i in range(s.computed // self.rules.block_size):
+            identity = self.identity(s, i)
+            if s.own or identity is None or self.known.get(identity) == s.table[i]:
+                continue
+            if identity in self.known:
+                s.own = True
+            else:
+                self.known[identity], self.content[s.table[i]] = s.table[i], identity
+
+    def free_all(self, s):
+        for block in reversed(s.table):
+            self.users[block] -= 1
+            if self.users[block] == 0:
+                self.free.append(block)
+        s.table, s.own = [], False
 
     def preempt_newest(self, decodes, chunks):
         """Nobody whose last token is in flight, nobody who has a chunk in this plan; None if nobody is left."""
@@ -65,6 +114,7 @@ class _Replica:
         victim = ([None] + [s for s in self.running if s.promised < s.job.output and s not in served])[-1]
         if victim:
             self.running.remove(victim)
+            self.free_all(victim)
             self.waiting.insert(0, victim)
             victim.state, victim.computed, victim.target = "waiting", 0, victim.job.prompt + victim.promised
             victim.preemptions += 1
@@ -97,9 +147,18 @@ class _Replica:
     def admissions(self, decodes, chunks, budget):
         while self.waiting and budget > 0 and len(self.running) < self.rules.max_num_seqs:
             s = self.waiting[0]
-            n = min(budget, s.target, self.rules.chunk_limit) if self.rules.policy == "chunked" else s.target
-            if n > budget or self.blocks(n) > self.spare(decodes):
+            found = self.lookup(s)
+            cached = len(found) * self.rules.block_size
+            n = s.target - cached
+            if self.rules.policy == "chunked":
+                n = min(budget, n, self.rules.chunk_limit)
+            in_use = sum(self.users[block] > 0 for block in found)
+            if n > budget or self.blocks(cached + n) - in_use > self.spare(decodes):
                 break
+            self.free = [block for block in self.free if block not in found]
+            for block in found:
+                self.users[block] += 1
+            s.table, s.computed, s.cached = found, cached, cached if s.cached < 0 else s.cached
             self.running.append(self.waiting.pop(0))
             s.state = "running"
             self.order.append(("admit", s.job.id))
@@ -110,6 +169,7 @@ class _Replica:
     def take(self, s, n, chunks):
         chunks.append((s, s.computed, n))
         s.computed += n
+        self.fill(s)
 
     def step(self, decodes, chunks):
         emitters = [s for s in decodes if s.promised < s.job.output]  # the others' last token is in flight: wasted
@@ -117,6 +177,7 @@ class _Replica:
         shape = len(decodes), sum(s.computed for s in decodes), [(before, n) for _, before, n in chunks]
         for s in decodes:
             s.computed += 1
+            self.fill(s)
         for s in emitters:
             s.promised += 1
         members = decodes + [s for s, _, _ in chunks]
@@ -154,6 +215,7 @@ class _Fleet:
         home = s.home
         if state != "rejected":
             (home.running if s.state == "running" else home.waiting).remove(s)
+            home.free_all(s)
             home.order.append(("finish" if state == "completed" else "abort", s.job.id))
         s.state, s.reason, s.finish = state, reason, now
         self.to_come += [job for job in [self.rules.on_finish(s.job.id, now)] if job]
@@ -215,7 +277,7 @@ class _Fleet:
 def simulate_naively(
     jobs, *, duration_ps, policy="chunked", max_num_seqs, max_num_batched_tokens, block_size, num_blocks,
     max_model_len=10**9, lead=0, long_prefill_token_threshold=0, client_timeout_ps=None, replicas=1,
-    router="round_robin", on_finish=None,
+    router="round_robin", on_finish=None, prefix_caching=False,
 ):  # fmt: skip
     """Serves the jobs to the end. `duration_ps(decodes, context, chunks)` is the length of a step with these many
     decodes over that many cached tokens and chunks of (tokens computed before, new tokens); `on_finish(id, now)` may
@@ -235,4 +297,4 @@ def simulate_naively(
         requests[i] = (s.state, s.reason, replica, s.scheduled, first, s.finish, len(s.tokens), s.preemptions)
     token_times = {i: s.tokens for i, s in sorted(fleet.all.items())}
     per_replica = [r.boundaries for r in fleet.replicas], [r.order for r in fleet.replicas]
-    return Outcome(requests, *per_replica, token_times)
+    return Outcome(requests, *per_replica, token_times, {i: max(0, s.cached) for i, s in sorted(fleet.all.items())})

@@ -18,13 +18,13 @@ from naive import Job, Outcome, simulate_naively
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, ROUTERS, SCHEDULERS
+from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Router
-from sim.request import Reason, Request, State
+from sim.request import NO_TRAITS, Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
 from sim.step import NO_LIMIT
@@ -83,6 +83,10 @@ class Scenario:
     router: str = "round_robin"
     tick_ps: int = 1
     spans: tuple[Span, ...] = ()
+    prefix_tokens: int = 0
+    """Tokens per hash of the prompts' content; 0: no hashes, and no prefix cache."""
+    alike: int = 1
+    """Of this many prompt blocks, one differs from what most prompts have there."""
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -102,7 +106,24 @@ class Scenario:
 
     def requests(self) -> list[Request]:
         """Fresh requests."""
-        return [Request(*row) for row in self.rows]
+        return [self.request(row) for row in self.rows]
+
+    def request(self, row: tuple[int, int, int, int, int]) -> Request:
+        """The request of a row."""
+        traits = Traits(prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens)
+        return Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+
+    def hashes(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
+        """What the prompt of a row holds: equal hashes mean something only after equal beginnings.
+
+        Some requests have none, and those of others end before the prompt does.
+        """
+        if not self.prefix_tokens:
+            return ()
+        rng = random.Random(row[0])
+        blocks = -(-row[2] // self.prefix_tokens)
+        blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
+        return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
 
 
 Pick = Callable[[Sequence[Any]], Any]
@@ -149,6 +170,19 @@ def random_scenario(seed: int, most_requests: int = 120) -> Scenario:
     """The scenario of a seed."""
     rng = random.Random(seed)
     return _draw(rng.choice, lambda mean: 1 + int(rng.expovariate(1 / mean)), most_requests)
+
+
+def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with prompts that begin alike, and a prefix cache."""
+    size = rng.choice([1, 3, 4, 5, 16])
+    longest = max(p + most for _, _, p, _, most in scenario.rows)
+    return replace(
+        scenario,
+        block_size=size,
+        num_blocks=max(1, -(-longest // size) * rng.choice([10, 11, 12, 15, 20, 30, 60, 1000]) // 10),
+        prefix_tokens=rng.choice([1, 2, 4, 6, 16, 16, 40]),
+        alike=rng.choice([1, 4, 20, 1000]),
+    )
 
 
 SPANS = [(Span(5),), (Span(16, chunked=True),), (Span(40), Span(7, chunked=True)), (Span(1),), (Span(3), Span(200))]
@@ -242,7 +276,7 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    kv = ALLOCATORS["paged"](scenario.num_blocks, scenario.block_size)
+    kv = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)["paged"](scenario.num_blocks, scenario.block_size)
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](
@@ -310,7 +344,7 @@ def _follow_ups(scenario: Scenario) -> Callable[[Request, int], Request | None]:
 
     def follow_up(request: Request, now: int) -> Request | None:
         job = following(request.id, request.prompt_tokens, request._output_tokens, now)
-        return None if job is None else Request(*job)
+        return None if job is None else scenario.request(job)
 
     return follow_up
 
@@ -318,13 +352,14 @@ def _follow_ups(scenario: Scenario) -> Callable[[Request, int], Request | None]:
 def play_naively(scenario: Scenario) -> Outcome:
     """The same scenario in the naive simulator, which knows round robin and the fewest outstanding requests."""
     following = _next_job(scenario)
-    jobs = {row[0]: Job(*row) for row in scenario.rows}
+    per = scenario.prefix_tokens
+    jobs = {row[0]: Job(*row, scenario.hashes(row), per) for row in scenario.rows}
 
     def on_finish(id_: int, now: int) -> Job | None:
         row = following(id_, jobs[id_].prompt, jobs[id_].output, now)
         if row is None:
             return None
-        jobs[row[0]] = Job(*row)
+        jobs[row[0]] = Job(*row, scenario.hashes(row), per)
         return jobs[row[0]]
 
     return simulate_naively(
@@ -342,4 +377,5 @@ def play_naively(scenario: Scenario) -> Outcome:
         replicas=scenario.replicas,
         router="round_robin" if scenario.router == "round_robin" else "least",
         on_finish=on_finish,
+        prefix_caching=per > 0,
     )

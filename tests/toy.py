@@ -59,6 +59,7 @@ class ListWorkload:
     requests: list[Request]
     follow_up: Callable[[Request, int], Request | None] = lambda request, now: None
     notes: tuple[str, ...] = ()
+    has_prefixes: bool = False
     ended: list[int] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Request]:

@@ -53,14 +53,23 @@ class KVAllocator(Protocol):
         """The most blocks this request may ever hold. More than `total_blocks`: it can never be served."""
         ...
 
-    def can_reserve(self, tokens: int) -> bool:
-        """Whether a request that holds nothing could reserve this many tokens now. Changes nothing."""
+    def find_cached(self, request: Request) -> int:
+        """Tokens a request that holds nothing would not have to compute if it were admitted now. Changes nothing."""
+        ...
+
+    def can_reserve(self, request: Request, tokens: int) -> bool:
+        """Whether a request that holds nothing could reserve this many new tokens now. Changes nothing.
+
+        True may be wrong where the exact answer is dear. False is right, and stays right until memory is released.
+        """
         ...
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Room for `tokens` after what the request has computed: all of it, or None and nothing has changed.
 
-        Never takes blocks that the growing requests need for their next token.
+        A request that holds nothing may find its first `Grant.cached_tokens` tokens in the cache. It is then given
+        room for these and for `min(tokens, target_tokens - cached_tokens)` new ones; the scheduler counts the former
+        as computed. Never takes blocks that the growing requests need for their next token.
         """
         ...
 

@@ -35,7 +35,11 @@ class PagedKV:
         tokens = request.prompt_tokens + request.max_output_tokens
         return (tokens + self.block_tokens - 1) // self.block_tokens + self._fixed
 
-    def can_reserve(self, tokens: int) -> bool:
+    def find_cached(self, request: Request) -> int:
+        """None: what a request leaves behind is forgotten."""
+        return 0
+
+    def can_reserve(self, request: Request, tokens: int) -> bool:
         """Whether the blocks of a new request's `tokens` are free, beside those that growth needs next."""
         need = (tokens + self.block_tokens - 1) // self.block_tokens + self._fixed
         return need <= self.free_blocks - self._due[self._phase]
@@ -103,7 +107,11 @@ class PagedKV:
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """Free and held blocks add up, and the histogram counts exactly the growing requests."""
-        held = growing = 0
+        self._check_counts(holders, 0)
+
+    def _check_counts(self, holders: Iterable[tuple[Request, int]], shared: int) -> None:
+        """`shared`: blocks that are counted once too often for every holder but the first."""
+        held, growing = -shared, 0
         for request, tokens in holders:
             growing += request.reserved_tokens == _GROWING
             held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed

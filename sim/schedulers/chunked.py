@@ -91,12 +91,15 @@ class ChunkedScheduler(ContinuousScheduler):
         while waiting.size and budget > 0 and len(running) < self._max_num_seqs:
             request = waiting.head()
             tokens = min(budget, request.target_tokens, self._cap)
-            if kv.reserve(request, tokens) is None:
+            grant = kv.reserve(request, tokens)
+            if grant is None:
                 return
+            if grant.cached_tokens:
+                tokens = self._skip_cached(request, tokens, grant.cached_tokens)
             waiting.pop()
             request.state = State.RUNNING
             running[request.id] = request
-            if tokens < request.target_tokens:
+            if request.computed_tokens + tokens < request.target_tokens:
                 prefilling.append(request)
             chunks.append((request, tokens))
             budget -= tokens

@@ -45,7 +45,7 @@ class ContinuousScheduler:
         waiting.push(request)
         if waiting.size > 1 or len(self._running) >= self._max_num_seqs:
             return False
-        return self._kv.can_reserve(self._first_chunk(request))
+        return self._kv.can_reserve(request, self._first_chunk(request))
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
         """Admit whole prompts if any fits; otherwise the running requests decode."""
@@ -75,13 +75,25 @@ class ContinuousScheduler:
         while waiting.size and len(running) < self._max_num_seqs:
             request = waiting.head()
             tokens = request.target_tokens
-            if tokens > budget or kv.reserve(request, tokens) is None:
+            if tokens > budget and tokens - kv.find_cached(request) > budget:
                 return
+            grant = kv.reserve(request, tokens)
+            if grant is None:
+                return
+            if grant.cached_tokens:
+                tokens = self._skip_cached(request, tokens, grant.cached_tokens)
             waiting.pop()
             request.state = State.RUNNING
             running[request.id] = request
             chunks.append((request, tokens))
             budget -= tokens
+
+    def _skip_cached(self, request: Request, tokens: int, cached: int) -> int:
+        """What the cache holds of a prompt need not be computed: the new tokens of its first chunk."""
+        request.computed_tokens = cached
+        if not request.preemptions:
+            request.cached_tokens = cached
+        return min(tokens, request.target_tokens - cached)
 
     def _under_pressure(self) -> StepPlan:
         """A step of the decodes after preempting; empty when nobody may be preempted and blocks are still short."""

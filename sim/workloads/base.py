@@ -33,6 +33,11 @@ class Workload(Protocol):
         ...
 
     @property
+    def has_prefixes(self) -> bool:
+        """Whether a prompt may say what it shares with others (`Traits.prefix_hashes`)."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user: what was dropped, clipped or assumed."""
         ...

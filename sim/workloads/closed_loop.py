@@ -34,6 +34,7 @@ class ClosedLoopClients:
         self.loop, self.sizes, self.seed, self.duration_s = loop, sizes, seed, duration_s
         self.num_requests = num_requests if duration_s is None else None
         self.notes: tuple[str, ...] = sizes.notes
+        self.has_prefixes = sizes.has_prefixes
         self._limit = num_requests
         self._think_ps = to_ps(loop.think_time_s)
         self._until_ps = None if duration_s is None else to_ps(duration_s)

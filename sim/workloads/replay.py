@@ -25,6 +25,7 @@ class TraceRows:
         most = np.iinfo(np.int64).max if max_output_tokens is None else max_output_tokens
         self._answers: Ints = np.minimum(trace.output_tokens, most)
         cut = int((trace.output_tokens > most).sum())
+        self.has_prefixes = trace.prefix_hashes is not None
         self.notes = (*trace.remarks, *([f"{cut} answers cut at max_output_tokens ({most})"] if cut else []))
 
     def __len__(self) -> int:
@@ -87,6 +88,7 @@ class TraceReplay:
         self.trace = trace.where(order)
         self.rows = TraceRows(self.trace, max_output_tokens)
         self.notes: tuple[str, ...] = self.rows.notes
+        self.has_prefixes = self.rows.has_prefixes
         self.num_requests = len(trace)
         self._firsts = int((~follows).sum())
         self._next = {int(new_id[previous[row]]): int(new_id[row]) for row in np.flatnonzero(follows)}

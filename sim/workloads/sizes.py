@@ -24,6 +24,11 @@ class RequestRows(Protocol):
     """Where the lengths of request 0, 1, 2, ... come from, whenever they are sent: laws, or the rows of a trace."""
 
     @property
+    def has_prefixes(self) -> bool:
+        """Whether a prompt may say what it shares with others."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user."""
         ...
@@ -78,6 +83,11 @@ class Sizes:
     output_tokens: int | LengthLaw
     max_output_tokens: int | None = None
     shared_prefix: SharedPrefix | None = None
+
+    @property
+    def has_prefixes(self) -> bool:
+        """Only with a shared beginning of at least one hash block."""
+        return self.shared_prefix is not None and self.shared_prefix.tokens >= _HASH_BLOCK_TOKENS
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class OpenLoop:
         self.arrivals, self.sizes, self.seed, self.duration_s = arrivals, sizes, seed, duration_s
         self.num_requests = num_requests if duration_s is None and not stops_itself else None
         self.notes: tuple[str, ...] = sizes.notes
+        self.has_prefixes = sizes.has_prefixes
         self._limit = num_requests
 
     def __iter__(self) -> Iterator[Request]:

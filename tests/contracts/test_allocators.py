@@ -1,4 +1,4 @@
-"""What `sim.kv.base` promises, for every allocator of `sim.build`."""
+"""What `sim.kv.base` promises, for every allocator of `sim.build`; prefix caches with and without shared prompts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.build import ALLOCATORS
+from sim.build import ALLOCATORS, PREFIX_CACHES
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
-from sim.request import Request
+from sim.request import Request, Traits
 
-pytestmark = pytest.mark.parametrize("kind", sorted(ALLOCATORS))
+MAKERS = {
+    **ALLOCATORS,
+    **{f"{name}, prefixes cached": make for name, make in PREFIX_CACHES.items()},
+    **{f"{name}, prefixes shared": make for name, make in PREFIX_CACHES.items()},
+}
+pytestmark = pytest.mark.parametrize("kind", MAKERS)
 
 
 @dataclass
@@ -24,6 +29,7 @@ class Tenants:
     """Requests that prefill, grow and leave, as a replica would have them, with an allocator that houses them."""
 
     kv: KVAllocator
+    hash_tokens: int = 0  # 0: prompts share nothing
     prefilling: list[Request] = field(default_factory=list)
     growing: list[Request] = field(default_factory=list)
     born: int = 0
@@ -32,7 +38,7 @@ class Tenants:
         """One random thing that a scheduler or a replica may do."""
         action = rng.choice(["admit", "admit", "chunk", "advance", "advance", "leave", "leave"])
         if action == "admit":
-            request = Request(self.born, 0, rng.randint(1, 40), 30)
+            request = self.newcomer(rng, rng.randint(1, 40))
             self.born += 1
             if self.chunk(request, rng.randint(1, request.prompt_tokens)):
                 self.prefilling.append(request)
@@ -46,11 +52,22 @@ class Tenants:
         elif action == "leave" and self.holders():
             self.leave(rng.choice(self.prefilling + self.growing))
 
+    def newcomer(self, rng: random.Random, prompt: int) -> Request:
+        """A request that holds nothing; its prompt may begin like others."""
+        if not self.hash_tokens:
+            return Request(self.born, 0, prompt, 30)
+        hashes = tuple(rng.choice([0, 0, 0, 0, 1]) for _ in range(rng.choice([0, 1, 2]) * prompt // self.hash_tokens))
+        return Request(
+            self.born, 0, prompt, 30, traits=Traits(prefix_hashes=hashes, prefix_block_tokens=self.hash_tokens)
+        )
+
     def chunk(self, request: Request, tokens: int) -> bool:
         """Room for a chunk, which is computed at once."""
-        if self.kv.reserve(request, tokens) is None:
+        grant = self.kv.reserve(request, tokens)
+        if grant is None:
             return False
-        request.computed_tokens += tokens
+        request.computed_tokens += grant.cached_tokens
+        request.computed_tokens += min(tokens, request.target_tokens - request.computed_tokens)
         return True
 
     def settle(self, request: Request) -> None:
@@ -84,7 +101,7 @@ class Tenants:
         kv = self.kv
         near = tuple(kv.growth_limit(k) for k in range(0, 40, 3))
         later = tuple(kv.used_after(k) for k in range(kv.growth_limit(25) + 1))
-        room = tuple(kv.can_reserve(tokens) for tokens in range(1, 60, 4))
+        room = tuple(kv.can_reserve(Request(-2, 0, 100, 5), tokens) for tokens in range(1, 60, 4))
         return kv.usage(), kv.free_blocks, kv.stored_tokens, kv.shortage(), near, later, room
 
 
@@ -92,7 +109,8 @@ def housed(kind: str, seed: int) -> Tenants:
     """An allocator after a random history."""
     rng = random.Random(seed)
     size, fixed = rng.choice([1, 3, 4, 16]), rng.choice([0, 0, 2])
-    tenants = Tenants(ALLOCATORS[kind](rng.choice([12, 30, 80, 1000]), size, fixed))
+    hash_tokens = rng.choice([1, 2, 4, 6, 16]) if "shared" in kind else 0
+    tenants = Tenants(MAKERS[kind](rng.choice([12, 30, 80, 1000]), size, fixed), hash_tokens)
     for _ in range(rng.randint(0, 60)):
         tenants.act(rng)
     return tenants
@@ -108,22 +126,26 @@ def test_a_refused_reservation_changes_nothing(kind: str, seed: int, edge: bool,
     tenants = housed(kind, seed)
     if edge:  # about as many as there is room for
         tokens = max(1, (tenants.kv.free_blocks + 1) * tenants.kv.block_tokens - tokens)
-    request = Request(-1, 0, tokens, 5)
-    before, offered = tenants.look(), tenants.kv.can_reserve(tokens)
+    request = tenants.newcomer(random.Random(seed), tokens)
+    before, offered, known = tenants.look(), tenants.kv.can_reserve(request, tokens), tenants.kv.find_cached(request)
     grant = tenants.kv.reserve(request, tokens)
-    assert (grant is not None) == offered
+    assert (grant is not None) == offered if not known else grant is None or offered
     if grant is None:
         assert tenants.look() == before
+        assert tenants.kv.find_cached(request) == known
         assert request.reserved_tokens == 0
+    else:
+        assert grant.cached_tokens == known < request.prompt_tokens
+        assert request.reserved_tokens == min(tokens + known, request.prompt_tokens)
     tenants.kv.check([*tenants.holders(), (request, 0)] if grant is not None else tenants.holders())
 
 
 @given(seed=seeds, tokens=st.integers(1, 400))
 @examples(100)
 def test_release_restores(kind: str, seed: int, tokens: int) -> None:
-    """A reservation that is released leaves no trace, and releasing everybody leaves an empty cache."""
+    """A reservation that is released takes no room, and releasing everybody leaves all blocks free."""
     tenants = housed(kind, seed)
-    request = Request(-1, 0, tokens, 5)
+    request = tenants.newcomer(random.Random(seed), tokens)
     before = tenants.look()
     if tenants.kv.reserve(request, tokens) is not None:
         tenants.kv.release(request)
@@ -183,7 +205,7 @@ def test_reservations_leave_the_growing_requests_their_next_token(kind: str, see
     tenants = housed(kind, seed)
     if tenants.kv.shortage():
         return
-    request = Request(-1, 0, tokens, 5)
+    request = tenants.newcomer(random.Random(seed), tokens)
     tenants.kv.reserve(request, tokens)
     assert tenants.kv.shortage() == 0
     for other in list(tenants.prefilling):
@@ -196,8 +218,8 @@ def test_reservations_leave_the_growing_requests_their_next_token(kind: str, see
 def test_blocks_for_is_what_a_lone_request_may_need(kind: str, prompt: int, output: int, size: int) -> None:
     """A request alone in a cache of exactly `blocks_for` blocks reaches its longest output; no request holds more."""
     request = Request(0, 0, prompt, output)
-    roomy = ALLOCATORS[kind](10**6, size, 2)
-    tenants = Tenants(ALLOCATORS[kind](roomy.blocks_for(request), size, 2))
+    roomy = MAKERS[kind](10**6, size, 2)
+    tenants = Tenants(MAKERS[kind](roomy.blocks_for(request), size, 2))
     assert tenants.chunk(request, prompt)
     tenants.prefilling.append(request)
     tenants.settle(request)
@@ -227,7 +249,8 @@ def test_cooked_books_are_found(kind: str, seed: int) -> None:
 @given(seed=seeds)
 @examples(60)
 def test_stored_tokens_are_those_of_the_holders(kind: str, seed: int) -> None:
-    """Stored tokens are the sum of what requests have; blocks in use hold at least that much."""
+    """Stored tokens are the sum of what requests have, or less where they share; blocks in use hold at least that."""
     tenants = housed(kind, seed)
-    assert tenants.kv.stored_tokens == sum(tokens for _, tokens in tenants.holders())
+    held = sum(tokens for _, tokens in tenants.holders())
+    assert tenants.kv.stored_tokens <= held if tenants.hash_tokens else tenants.kv.stored_tokens == held
     assert tenants.kv.usage().wasted_tokens >= 0

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenarios import Scenario, examples, play, random_scenario
+from scenarios import Scenario, examples, play, random_scenario, with_prefixes
 from sim.batch import DecodeBatch
 from sim.build import ALLOCATORS, SCHEDULERS
 from sim.engine.replica import ReplicaParts
@@ -226,7 +226,9 @@ def test_submit_never_says_false_wrongly(kind: str, lead: int) -> None:
         return watchers[-1]  # type: ignore[return-value]
 
     for seed in range(100):
-        play(fitted(random_scenario(seed), kind, lead), max_run=1, wrap=watch)
+        scenario = fitted(random_scenario(seed), kind, lead)
+        play(scenario, max_run=1, wrap=watch)
+        play(with_prefixes(scenario, random.Random(seed)), max_run=1, wrap=watch)
     assert sum(w.lies for w in watchers) == 0
     assert sum(w.promises for w in watchers) > 500
 

@@ -1,10 +1,14 @@
 """Leaping over many steps gives exactly what single-stepping gives, and what a naive simulator of the rules gives."""
 
 import random
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from scenarios import (
     THOROUGH,
@@ -16,9 +20,13 @@ from scenarios import (
     random_scenario,
     rows_of,
     scenarios,
+    with_prefixes,
     with_spans,
 )
-from sim.request import State
+from sim.engine.replica import ReplicaParts
+from sim.kv.base import Grant, KVAllocator
+from sim.request import Request, State
+from sim.schedulers.base import Scheduler
 
 SEEDS_PER_TEST = 400 if THOROUGH else 35
 KNOWN_TO_NAIVE = ("round_robin", "least_outstanding_requests")
@@ -51,6 +59,8 @@ def assert_naive_agrees(scenario: Scenario, run: Run) -> None:
     assert run.outcomes() == naive.requests
     assert run.boundaries() == {i: ends for i, ends in enumerate(naive.boundaries) if ends}
     assert run.token_times() == naive.token_times
+    cached = run.requests["cached_tokens"].tolist()
+    assert dict(zip(run.requests["request_id"].tolist(), cached, strict=True)) == naive.cached
 
 
 def compare_all(scenario: Scenario) -> Run:
@@ -62,6 +72,20 @@ def compare_all(scenario: Scenario) -> Run:
     if scenario.router in KNOWN_TO_NAIVE and not scenario.spans:
         assert_naive_agrees(scenario, leaping)
     return leaping
+
+
+@given(scenario=scenarios(), seed=st.integers(0, 10**6))
+@examples(150)
+def test_short_scenarios_with_shared_prefixes_agree_in_every_mode(scenario: Scenario, seed: int) -> None:
+    """With a prefix cache: who hits what, and whose blocks are taken, does not depend on how steps were grouped."""
+    compare_all(with_prefixes(scenario, random.Random(seed)))
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_long_scenarios_with_shared_prefixes_agree_in_every_mode(batch: int) -> None:
+    """The same for longer scenarios, held to a naive simulator that keeps every block and what it holds in lists."""
+    for seed in range(12000 + batch * SEEDS_PER_TEST, 12000 + (batch + 1) * SEEDS_PER_TEST):
+        compare_all(with_prefixes(random_scenario(seed), random.Random(seed)))
 
 
 @given(scenario=scenarios())
@@ -122,6 +146,57 @@ def test_the_scenarios_reach_every_corner() -> None:
     first_seen = sum(int(((run.requests["state"] == State.ABORTED) & (run.requests["output_tokens"] > 0)).sum())
                      for run in runs)  # fmt: skip
     assert first_seen > 100  # time-outs in the middle of a generation
+
+
+def test_the_scenarios_with_prefixes_reach_every_corner() -> None:
+    """They hold hits at first and at later admissions, whole prompts that are found, evictions and time-outs."""
+    watch = Watch()
+    drawn = [with_prefixes(random_scenario(seed, most_requests=40), random.Random(seed)) for seed in range(200)]
+    runs = [play(scenario, wrap=watch) for scenario in drawn]
+    hit = sum(int((run.requests["cached_tokens"] > 0).sum()) for run in runs)
+    assert hit > 1000
+    assert watch.seen["hit after a preemption"] > 20
+    assert watch.seen["whole prompt found"] > 50
+    assert watch.seen["prefix of prompt found"] > 500
+    assert watch.seen["evicted before it was found again"] > 50
+
+
+class Watch:
+    """Put around a scheduler: notes what happened at the admissions of a plan."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, inner: Scheduler, parts: ReplicaParts) -> Scheduler:
+        known: set[tuple[int, ...]] = set()
+        reserve, seen = parts.kv.reserve, self.seen
+
+        def noting(request: Request, tokens: int) -> Grant | None:
+            fresh, hashes = not request.reserved_tokens, request.traits.prefix_hashes
+            grant = reserve(request, tokens)
+            if grant is None or not fresh or not hashes:
+                return grant
+            missing = request.prompt_tokens - grant.cached_tokens
+            seen["hit after a preemption"] += request.preemptions > 0 and grant.cached_tokens > 0
+            seen["whole prompt found"] += grant.cached_tokens > 0 and missing <= parts.kv.block_tokens
+            seen["prefix of prompt found"] += grant.cached_tokens > 0 and missing > parts.kv.block_tokens
+            seen["evicted before it was found again"] += hashes in known and missing > 2 * parts.kv.block_tokens
+            known.add(hashes)
+            return grant
+
+        scheduler: Any = inner
+        scheduler._kv = Noting(parts.kv, noting)
+        return inner
+
+
+class Noting:
+    """An allocator with another `reserve`."""
+
+    def __init__(self, kv: KVAllocator, reserve: Callable[[Request, int], Grant | None]) -> None:
+        self._kv, self.reserve = kv, reserve
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kv, name)
 
 
 def test_the_queue_in_a_row_is_that_of_its_plan() -> None:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import catalog
-from sim.build import ALLOCATORS, ROUTERS, SCHEDULERS, Setup, build
+from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, build
 from sim.documents import canonical_json
 from sim.errors import ConfigError
 from sim.resolved import resolved, resolved_yaml
+from sim.run import run_setup
 from sim.scenario import load_scenario
 
 TRAFFIC = {"num_requests": 3, "arrival": {"kind": "all_at_once"}, "input_tokens": 50, "output_tokens": 5}
@@ -105,6 +106,28 @@ def test_an_unknown_router_is_refused(name: str) -> None:
     """With the nearest names."""
     with pytest.raises(ConfigError, match=r"replicas\.router: .*unknown policy \(valid, nearest first: "):
         setup(replicas__router=name)
+
+
+def test_prefixes_are_cached_when_there_are_any() -> None:
+    """A prefix cache where prompts say what they share and it is enabled; the plain allocator everywhere else."""
+    shared = {"tokens": 64, "groups": 2}
+    assert type(setup(workload__shared_prefix=shared).parts().kv) is PREFIX_CACHES["paged"]
+    for built in (
+        setup(),
+        setup(workload__shared_prefix={"tokens": 15}),  # less than a block with an identity
+        setup(workload__shared_prefix=shared, engine__kv_cache__enable_prefix_caching=False),
+        setup(workload__shared_prefix=shared, engine__preset="vllm-v0"),
+    ):
+        assert type(built.parts().kv) is ALLOCATORS["paged"]
+    assert set(PREFIX_CACHES) <= set(ALLOCATORS)
+
+
+def test_a_shared_prompt_is_computed_once_per_group() -> None:
+    """All but the first request of each application find its 64 tokens, and the result says so."""
+    found = run_setup(
+        setup(workload__shared_prefix={"tokens": 64, "groups": 2}, workload__num_requests=40)
+    ).requests["cached_tokens"]  # fmt: skip
+    assert sorted(found.tolist()) == [0, 0] + [64] * 38
 
 
 def test_a_prompt_and_its_prefix_must_fit_the_context() -> None:

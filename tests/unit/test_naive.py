@@ -191,3 +191,18 @@ def test_follow_up_without_think_time_joins_the_next_plan():
     )
     assert out.boundaries == [[104, 206]]
     assert out.requests[1] == ("completed", "", 0, 104, 206, 206, 1, 0)
+
+
+def test_a_prompt_that_begins_like_another_is_computed_from_there():
+    """Full blocks of an equal beginning are found, shared, and taken again from the longest unused end."""
+    # Blocks of 4. [0, 110] A P(0, 10); [110, 212] B P(8, 2): A's first two blocks are found
+    first, second = Job(0, 0, 10, 1, 1, (1, 2, 3), 4), Job(1, 60, 10, 1, 1, (1, 2, 4), 4)
+    out = serve(first, second, prefix_caching=True)
+    assert out.boundaries == [[110, 212]]
+    assert out.cached == {0: 0, 1: 8}
+    # 4 blocks. C takes the never used one, A's third, and A's second; so of B only the first block is found:
+    # [0, 110] A P(0, 10); [110, 222] C P(0, 12); [222, 328] B P(4, 6)
+    third = Job(2, 60, 12, 1, 1)
+    out = serve(first, third, Job(3, 200, 10, 1, 1, (1, 2, 4), 4), prefix_caching=True, num_blocks=4)
+    assert out.boundaries == [[110, 222, 328]]
+    assert out.cached == {0: 0, 2: 0, 3: 4}

@@ -82,7 +82,7 @@ def test_decodes_own_their_next_block() -> None:
     """A free block that a decode will open in the next step is not given to a prompt."""
     kv = PagedKV(3, 4)
     kv.grow(prompt(kv, 0, 8))
-    assert not kv.can_reserve(4)
+    assert not kv.can_reserve(Request(1, 0, 4, 1), 4)
     assert kv.reserve(Request(1, 0, 4, 1), 4) is None
     kv.advance(1)
     assert kv.shortage() == 0
