@@ -94,11 +94,17 @@ def main() -> None:
         axes.set(xscale="log", xlabel=name, ylabel="CPU us per request", ylim=(0, 1.3 * max(cost)))
         axes.grid(alpha=0.3)
     figure.savefig(REPORTS / "speed.png", dpi=110)
-    lines = ["<!-- Regenerate: python benchmarks/curves.py -->", "# What a simulated request costs", "",
-             f"CPU microseconds per request of the simulation, CPython {platform.python_version()} on one core of a shared "
-             f"{platform.machine()} virtual machine, the best of {REPEAT} runs. The last column divides by the bare "
-             "single-step loop of `benchmarks/yardstick.py` (70 % load), measured right after each point: read that one.",
-             "", "![cost per request](speed.png)", ""]  # fmt: skip
+    lines = [
+        "<!-- Regenerate: python benchmarks/curves.py -->",
+        "# What a simulated request costs",
+        "",
+        f"CPU microseconds per request of the simulation, CPython {platform.python_version()} on one core of a shared",
+        f"{platform.machine()} virtual machine, the best of {REPEAT} runs. The last column divides by the bare",
+        "single-step loop of `benchmarks/yardstick.py` at 70 % load, measured right after each point: read that one.",
+        "",
+        "![cost per request](speed.png)",
+        "",
+    ]
     for name, points in curves.items():
         lines += [f"| {name} | us per request | over the bare loop |", "|---|---|---|"]
         lines += [f"| {x:,.0f} | {cost:.1f} | {ratio:.2f} |" for x, cost, ratio in points] + [""]
