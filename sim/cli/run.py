@@ -107,7 +107,9 @@ def _directory(out: Path | None, name: str) -> Path:
 def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes: list[str]) -> RunResult:
     started = time.perf_counter()
     with _progress(loaded.scenario.name) as on_progress:
-        result = simulate(loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory)
+        result = simulate(
+            loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory, by_operator=True
+        )
     facts = {**result.facts, "notes": [*result.facts["notes"], *notes]}
     moment = {"date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "wall_time_s": time.perf_counter() - started}
     return RunResult(result.requests, result.steps, result.segments, {**result.manifest, "facts": facts, **moment})

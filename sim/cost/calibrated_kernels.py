@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sim.cost.calibration import Calibration, Entry
@@ -45,6 +45,7 @@ class CalibratedKernels:
     rest: Kernels
     stack: str = "vllm"
     trust: str = "calibrated"
+    _found: dict[tuple[str, str], Entry | None] = field(default_factory=dict, repr=False)
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Y[m,n] = X[m,k] W[k,n], weights from HBM."""
@@ -57,34 +58,35 @@ class CalibratedKernels:
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """All experts of one layer; the distinct experts that tokens reach follow `Experts.touched`."""
         entry = self._find("moe", gemm_scheme(experts.format))
-        plain = self.rest.experts(tokens, experts)
         if entry is None or not experts.gated:
-            return plain
+            return self.rest.experts(tokens, experts)
         layer = KernelExperts(experts.hidden, experts.intermediate, experts.experts_per_token, experts.num_experts)
-        return _cost(moe_terms(tokens, layer, _kernel(entry), experts.touched(tokens)), plain.flops, plain.bytes)
+        found = moe_terms(tokens, layer, _kernel(entry), experts.touched(tokens))
+        return _cost(found, experts.flops(tokens), experts.bytes_moved(tokens))
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
         """One new token of each sequence against its cache, from HBM."""
-        plain = self.rest.decode_attention(sequences, context_tokens, heads)
         entry = self._find("attention_decode", _kv_format(heads))
         if entry is None or heads.query_dim != heads.value_dim:
-            return plain
+            return self.rest.decode_attention(sequences, context_tokens, heads)
+        seen = context_tokens + sequences
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window if outgrown else 0)
         # A knot may lie at no context at all: a kernel reads at least one token.
         context_tokens = max(context_tokens + (sequences if outgrown else 0), 1)
-        return _cost(decode_terms(sequences, context_tokens, layout, _kernel(entry)), plain.flops, plain.bytes)
+        found = decode_terms(sequences, context_tokens, layout, _kernel(entry))
+        return _cost(found, seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences))
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
-        plain = self.rest.prefill_attention(work, heads)
         entry = self._find("attention_prefill", _kv_format(heads))
         if entry is None or heads.query_dim != heads.value_dim:
-            return plain
+            return self.rest.prefill_attention(work, heads)
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
         found = prefill_sums_terms(work.new_tokens, work.pairs, work.longest, layout, _kernel(entry))
-        return _cost(found, plain.flops, plain.bytes)
+        moved = heads.bytes_moved(work.context_tokens, work.new_tokens)
+        return _cost(found, work.pairs * heads.prefill_flops_per_pair, moved)
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
@@ -107,11 +109,12 @@ class CalibratedKernels:
         return entry.log_error_quantiles if entry is not None else {}
 
     def _find(self, op_class: str, number_format: str) -> Entry | None:
-        for name in (number_format, *_NEAREST.get(number_format, ())):
-            entry = self.calibration.find(op_class, name, self.stack)
-            if entry is not None:
-                return entry
-        return None
+        key = op_class, number_format
+        if key not in self._found:
+            names = (number_format, *_NEAREST.get(number_format, ()))
+            entries = (self.calibration.find(op_class, name, self.stack) for name in names)
+            self._found[key] = next((entry for entry in entries if entry is not None), None)
+        return self._found[key]
 
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:

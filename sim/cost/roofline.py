@@ -55,6 +55,11 @@ class Heads(NamedTuple):
     window: int = 0
     """Sliding window in tokens; 0: none."""
 
+    def bytes_moved(self, cached_tokens: int, new_tokens: int) -> float:
+        """Keys and values read once, queries in and outputs out in 16 bit."""
+        rows = new_tokens * self.query_heads * (self.query_dim + self.value_dim) * 2
+        return cached_tokens * self.kv_bytes_per_token + rows
+
 
 class Experts(NamedTuple):
     """A mixture-of-experts layer on one GPU: gate-up, activation and down of its share of the experts."""
@@ -72,6 +77,21 @@ class Experts(NamedTuple):
     def touched(self, tokens: int) -> float:
         """Expected number of distinct experts that `tokens` tokens reach, routed independently: E(1 - (1 - k/E)^M)."""
         return float(self.num_experts * (1.0 - (1.0 - self.experts_per_token / self.num_experts) ** tokens))
+
+    @property
+    def parameters(self) -> int:
+        """Of one expert on this GPU."""
+        return self.hidden * self.intermediate * (3 if self.gated else 2)
+
+    def flops(self, tokens: int) -> float:
+        """Each token passes through its experts."""
+        return 2.0 * tokens * self.experts_per_token * self.parameters
+
+    def bytes_moved(self, tokens: int) -> float:
+        """The weights of every expert that is touched, once, and the rows in, between and out."""
+        rows = tokens * self.experts_per_token
+        weights = self.touched(tokens) * self.parameters * self.format.weight_bytes
+        return weights + rows * (self.hidden * (self.format.activation_bytes + 2) + 4 * self.intermediate)
 
 
 class PrefillWork(NamedTuple):
@@ -148,26 +168,24 @@ class DatasheetKernels:
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """The weights of every expert that is touched are read once."""
-        per_expert = experts.hidden * experts.intermediate * (3 if experts.gated else 2)
-        rows = tokens * experts.experts_per_token
-        weights = experts.touched(tokens) * per_expert * experts.format.weight_bytes
-        moved = weights + rows * (experts.hidden * (experts.format.activation_bytes + 2) + 4 * experts.intermediate)
         peak = self._peak[experts.format.compute]
-        return roofline(2.0 * rows * per_expert, moved, peak, self._bandwidth, self._efficiency.moe)
+        return roofline(
+            experts.flops(tokens), experts.bytes_moved(tokens), peak, self._bandwidth, self._efficiency.moe
+        )  # fmt: skip
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
         """The cache is read once; queries and outputs hardly matter."""
-        moved = (context_tokens + sequences) * heads.kv_bytes_per_token
-        moved += sequences * heads.query_heads * (heads.query_dim + heads.value_dim) * 2
-        flops = (context_tokens + sequences) * heads.flops_per_pair
+        seen = context_tokens + sequences
+        flops, moved = seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences)
         peak = self._peak[heads.compute]
         return roofline(flops, moved, peak, self._bandwidth, self._efficiency.attention_decode)
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """FlashAttention (Dao 2023): the pairs below the diagonal are computed, keys and values stay on the chip."""
-        moved = work.context_tokens * heads.kv_bytes_per_token
-        moved += work.new_tokens * heads.query_heads * (heads.query_dim + heads.value_dim) * 2
-        flops = work.pairs * heads.prefill_flops_per_pair
+        flops, moved = (
+            work.pairs * heads.prefill_flops_per_pair,
+            heads.bytes_moved(work.context_tokens, work.new_tokens),
+        )
         peak = self._peak[heads.compute]
         return roofline(flops, moved, peak, self._bandwidth, self._efficiency.attention_prefill)
 

@@ -15,7 +15,7 @@ _CELL_BITS = 5
 """16 cells per octave of context: linear interpolation of a smooth cost is then within 0.02 %."""
 _SMALLEST_CELL_EXPONENT = 8
 _MOST_CHUNKS = 1 << 16
-"""Prices of single chunks that are remembered: with few distinct prompt lengths, nearly all of them."""
+"""Prices of the chunks of a step that are remembered. New tokens count in tiles of 16, so that most of them recur."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,21 @@ class _Knots:
         return round(seconds * PS_PER_S / self._tick) * self._tick
 
 
+def padded_rows(tokens: int) -> int:
+    """The rows that a step of so many tokens really computes.
+
+    Engines replay a CUDA graph captured for the next size up: 1, 2, 4, every 8 to 256, every 16 to 512 (vLLM 0.9 to
+    0.15, CompilationConfig.cudagraph_capture_sizes). Longer steps run as they are; 16 rows are then the finest grain
+    of a tensor-core tile.
+    """
+    if tokens <= 2:
+        return tokens
+    if tokens <= 4:
+        return 4
+    grain = 8 if tokens <= 256 else 16
+    return -(-tokens // grain) * grain
+
+
 class RooflineStepTimer:
     """Adds up the operators of a forward pass, and what the engine around it costs.
 
@@ -82,7 +97,7 @@ class RooflineStepTimer:
         self._rows_ps: dict[int, int] = {}
         self._head_ps: dict[int, int] = {}
         self._constant_ps: dict[int, int] = {}
-        self._chunk_ps: dict[Chunk, int] = {}
+        self._chunks_ps: dict[tuple[Chunk, ...], int] = {}
         self._whole = _Knots(forward, -1, tick_ps)
         self._local = [_Knots(forward, i, tick_ps) for i in range(len(forward.spans))]
 
@@ -128,9 +143,9 @@ class RooflineStepTimer:
     def explain(self, shape: RunShape) -> list[OpCost]:
         """The operators of the first step of a shape, priced by the full formula."""
         tokens, sampled, forward = shape.new_tokens, shape.decodes + len(shape.chunks), self._forward
-        ops = forward.rows(tokens) + forward.head(sampled)
+        ops = forward.rows(padded_rows(tokens)) + forward.head(sampled)
         if shape.chunks:
-            ops += forward.prefill(shape.chunks)
+            ops += forward.prefill([(cached, new + 15 & -16) for cached, new in shape.chunks])
         if shape.decodes:
             ops += forward.decode(shape.decodes, shape.context_tokens)
             for i, seen in enumerate(shape.local_tokens):
@@ -174,14 +189,12 @@ class RooflineStepTimer:
         return time + self._ps(self._host.seconds(tokens, sampled))
 
     def _prefill(self, chunks: Sequence[Chunk]) -> int:
-        if len(chunks) > 1:
-            return self._ps(self._forward.prefill_seconds(chunks))
-        time = self._chunk_ps.get(chunks[0])
+        key = tuple([(cached, new + 15 & -16) for cached, new in chunks])
+        time = self._chunks_ps.get(key)
         if time is None:
-            if len(self._chunk_ps) >= _MOST_CHUNKS:
-                self._chunk_ps.clear()
-            time = self._ps(self._forward.prefill_seconds(chunks))
-            self._chunk_ps[chunks[0]] = time
+            if len(self._chunks_ps) >= _MOST_CHUNKS:
+                self._chunks_ps.clear()
+            time = self._chunks_ps[key] = self._ps(self._forward.prefill_seconds(key))
         return time
 
     def _constant(self, count: int) -> int:
@@ -192,7 +205,11 @@ class RooflineStepTimer:
     def _rows(self, tokens: int) -> int:
         time = self._rows_ps.get(tokens)
         if time is None:
-            time = self._rows_ps[tokens] = self._ps(sum(op.seconds for op in self._forward.rows(tokens)))
+            rows = padded_rows(tokens)
+            time = self._rows_ps.get(rows)
+            if time is None:
+                time = self._rows_ps[rows] = self._ps(sum(op.seconds for op in self._forward.rows(rows)))
+            self._rows_ps[tokens] = time
         return time
 
     def _head(self, sampled: int) -> int:
