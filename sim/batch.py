@@ -82,18 +82,18 @@ class DecodeBatch:
         for i, span in enumerate(self.spans):
             seen = span.visible(request.computed_tokens)
             self.local_tokens[i] += seen
-            if span.chunked or seen < span.tokens:
+            if span.chunked or seen < span.full:
                 self.local_growth[i] += 1
-                self._expect(i, self.steps + span.tokens - seen)
+                self._expect(i, self.steps + span.full - seen)
 
     def _leave_spans(self, request: Request) -> None:
         context = self.context_of(request)
         for i, span in enumerate(self.spans):
             seen = span.visible(context)
             self.local_tokens[i] -= seen
-            if span.chunked or seen < span.tokens:
+            if span.chunked or seen < span.full:
                 self.local_growth[i] -= 1
-                self._crossings[i][self.steps + span.tokens - seen] -= 1
+                self._crossings[i][self.steps + span.full - seen] -= 1
 
     def _advance_spans(self, steps: int) -> None:
         for i, span in enumerate(self.spans):

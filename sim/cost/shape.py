@@ -10,14 +10,22 @@ Chunk = tuple[int, int]
 
 
 class Span(NamedTuple):
-    """How far back a kind of attention layer sees: the last `tokens` tokens, or those of the current chunk."""
+    """How far back a kind of attention layer sees: the last `tokens` tokens, or those of the current chunk.
+
+    A token sees itself, so a window of W tokens reads W - 1 cached ones (as transformers masks it; from memory).
+    """
 
     tokens: int
     chunked: bool = False
 
+    @property
+    def full(self) -> int:
+        """Cached tokens at which a window stops growing, or at which the next chunk begins."""
+        return self.tokens if self.chunked else self.tokens - 1
+
     def visible(self, context_tokens: int) -> int:
         """Cached tokens that a new token can see behind `context_tokens` others."""
-        return context_tokens % self.tokens if self.chunked else min(context_tokens, self.tokens)
+        return context_tokens % self.tokens if self.chunked else min(context_tokens, self.tokens - 1)
 
     def pairs(self, cached_tokens: int, new_tokens: int) -> int:
         """Query-key pairs of a chunk: each new token with those it sees, itself included."""

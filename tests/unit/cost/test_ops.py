@@ -80,7 +80,7 @@ def test_windowed_layers_stop_paying() -> None:
     model = forward("openai/gpt-oss-120b")
     full = [sum(op.cost.bytes * op.calls for op in model.decode(1, c)) for c in (1000, 2000)]
     assert full[1] > full[0]
-    assert Span(128).visible(1000) == Span(128).visible(2000) == 128
+    assert Span(128).visible(1000) == Span(128).visible(2000) == 127  # and the token itself
 
 
 def test_states_of_linear_attention_do_not_grow() -> None:

@@ -11,10 +11,10 @@ from sim.cost.shape import RunShape, Span
 
 
 def seen_by(span: Span, position: int) -> int:
-    """Tokens that the token at a position (from 0) attends to, itself included; a window counts cached ones."""
+    """Tokens that the token at a position (from 0) attends to, itself included."""
     if span.chunked:
         return position % span.tokens + 1
-    return min(position, span.tokens) + 1
+    return min(position + 1, span.tokens)
 
 
 @given(tokens=st.integers(1, 40), chunked=st.booleans(), context=st.integers(0, 200))
