@@ -8,6 +8,7 @@ request, then client time-outs by request, then plans by replica.
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappush
 
 import simpy
 from simpy.events import Event
@@ -23,10 +24,10 @@ PLAN = 1 << 50  # + replica
 class Alarm(Event):
     """Calls back `delay` picoseconds from now, at its rank within that instant."""
 
-    __slots__ = ()
+    _ok, _value = True, None  # of the class: an alarm cannot fail and carries nothing
 
     def __init__(self, env: simpy.Environment, rank: int, delay_ps: int, callback: Callable[[Alarm], None]) -> None:
-        # As simpy.Timeout does, but with a rank of our own in place of the priority that is common to all timeouts.
-        self.env, self._value, self._ok = env, None, True
-        self.callbacks = [callback]
-        env.schedule(self, rank, delay_ps)  # type: ignore[arg-type]
+        # As simpy.Timeout and Environment.schedule do together, but with a rank of our own in place of the priority
+        # that is common to all timeouts, and without the call: this runs several times per request.
+        self.callbacks = (callback,)  # type: ignore[assignment]
+        heappush(env._queue, (env._now + delay_ps, rank, next(env._eid), self))  # type: ignore[misc]
