@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint picture clean
+.PHONY: run test lint bench picture clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
@@ -24,6 +24,9 @@ $(INSTALLED): pyproject.toml
 
 clean:
 	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py --json benchmarks/baseline.json --readme
 
 picture: $(INSTALLED)
 	$(BIN)/python reports/picture.py

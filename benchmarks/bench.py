@@ -35,6 +35,8 @@ from sim.scenario import load_scenario
 from sim.workloads.traces import read_trace
 
 AZURE = Path(__file__).resolve().parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+README = Path(__file__).with_name("README.md")
+START, END = "<!-- table: make bench -->", "<!-- end of the table -->"
 BASE: dict[str, Any] = {
     "model": "meta-llama/Llama-2-7b-hf",
     "hardware": "h100-sxm",
@@ -159,8 +161,9 @@ def _bare_loop(requests: ResultTable, replicas: int) -> float:
 @click.option("--only", default="", help="Run the cases whose name contains this.")
 @click.option("--repeat", default=3, show_default=True, help="Runs per case; the fastest counts.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures here.")
+@click.option("--readme", is_flag=True, help="Put the table into benchmarks/README.md.")
 @click.option("--compare", type=click.Path(path_type=Path, exists=True), help="Figures of an earlier run.")
-def main(only: str, repeat: int, out: Path | None, compare: Path | None) -> None:
+def main(only: str, repeat: int, out: Path | None, compare: Path | None, readme: bool) -> None:
     """Measure and print the table."""
     before = json.loads(compare.read_text())["cases"] if compare else {}
     table = Table(title=f"CPython {platform.python_version()}")
@@ -186,6 +189,30 @@ def main(only: str, repeat: int, out: Path | None, compare: Path | None) -> None
     if out:
         machine = {"python": platform.python_version(), "machine": platform.machine()}
         out.write_text(json.dumps({**machine, "cases": figures}, indent=2) + "\n")
+
+    if readme:
+        _write_table(figures)
+
+
+def _write_table(figures: dict[str, dict[str, Any]]) -> None:
+    """Replace the table between the two markers of the page."""
+    heads = (
+        "case",
+        "requests/CPU s",
+        "steps/CPU s",
+        "steps per run",
+        "bare loop, requests/CPU s",
+        "times the bare loop",
+    )
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, found in figures.items():
+        lines.append(
+            f"| {name} | {found['requests_per_cpu_s']:,.0f} | {found['steps_per_cpu_s']:,.0f} "
+            f"| {found['steps'] / found['rows']:.1f} | {found['yardstick_requests_per_cpu_s']:,.0f} "
+            f"| {found['ratio_to_yardstick']:.2f} |"
+        )
+    before, rest = README.read_text().split(START)
+    README.write_text(before + START + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":
