@@ -20,7 +20,7 @@ INDEX_BYTES = {
     "Qwen/Qwen2.5-7B-Instruct": 15_231_233_024,
 }
 
-# Parameter counts from the families' model cards.
+# Parameter counts as remembered from the families' model cards; not looked up again.
 PARAMETERS = {
     "bigscience/bloom": 176_247_271_424,
     "EleutherAI/gpt-j-6b": 6_050_882_784,

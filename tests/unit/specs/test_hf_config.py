@@ -270,7 +270,7 @@ def test_context_length(rope: dict[str, Any] | None, length: int) -> None:
     [("Llama-3.1-8B", 131_072), ("Llama-2-7b", 4096), ("opt-13b", 2048), ("gpt-oss-20b", 131_072)],
 )
 def test_catalogue_context_lengths(name: str, length: int) -> None:
-    """Well-known context lengths come out as published."""
+    """Well-known context lengths come out (the values are from memory)."""
     assert load_model(name).max_model_len == length
 
 

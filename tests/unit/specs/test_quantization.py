@@ -210,7 +210,7 @@ def test_kimi_quantises_its_routed_experts_only() -> None:
 
 
 def test_gpt_oss_quantises_experts_only() -> None:
-    """gpt-oss keeps attention and vocabulary at 16 bits, and its checkpoint is as large as published."""
+    """gpt-oss keeps attention and vocabulary at 16 bits, and its checkpoint is as large as remembered (from memory)."""
     model = load_model("openai/gpt-oss-120b")
     scheme = QuantScheme.from_checkpoint(model)
     assert (scheme.weight_format("qkv").name, scheme.weight_format("expert_gate_up").name) == ("bf16", "mxfp4")
