@@ -34,13 +34,13 @@ def intervals(
 ) -> dict[str, Any]:
     """Intervals of the headline metrics over `repetitions` runs.
 
-    Each repetition draws its own traffic (seed + 1, + 2, ...) and, per operator class, one factor from the
+    Each repetition draws its own traffic (seed, seed + 1, ...) and, per operator class, one factor from the
     distribution of the calibration's errors: kernels of a class are off together, classes independently. Returns
     `{level, repetitions, metrics: {name: [low, high]}}`; a metric that some repetition lacks is left out.
     """
     setup = build(loaded)
     errors = class_errors(setup.kernels, setup.timer.forward)
-    tasks = (delayed(_repeat)(loaded, errors, i) for i in range(1, repetitions + 1))
+    tasks = (delayed(_repeat)(loaded, errors, i) for i in range(repetitions))
     found = []
     workers = Parallel(n_jobs=jobs or os.cpu_count() or 1, return_as="generator")
     for done, values in enumerate(workers(tasks), start=1):
