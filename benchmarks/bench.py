@@ -51,7 +51,7 @@ def _poisson(rate: float, requests: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """One workload on one configuration; `rate` is per replica. Capacity is 19.4 requests/s, 21.8 with memory to spare."""
+    """One workload on one configuration. `rate` is per replica; capacity is 19.4/s, 21.8/s with memory to spare."""
 
     name: str
     rate: float = 13.6
