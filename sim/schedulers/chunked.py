@@ -71,20 +71,13 @@ class ChunkedScheduler(ContinuousScheduler):
                     budget -= tokens
                     break
                 decodes = self._batch.count
-                victim = self._newest_without_chunk(chunks)
+                victim = self._newest({planned.id for planned, _ in chunks})
                 if victim is None:
                     break
                 self._preempt(victim)
                 budget += decodes - self._batch.count
                 preempted = [*(preempted or []), victim]
         return budget, preempted
-
-    def _newest_without_chunk(self, chunks: list[tuple[Request, int]]) -> Request | None:
-        planned = {request.id for request, _ in chunks}
-        for request in reversed(self._running.values()):
-            if request.id not in planned and not self._batch.last_token_in_flight(request):
-                return request
-        return None
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling

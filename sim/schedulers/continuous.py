@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
 from sim.request import Request, State
@@ -111,10 +113,10 @@ class ContinuousScheduler:
             preempted.append(victim)
         return preempted
 
-    def _newest(self) -> Request | None:
-        """The running request admitted last, but not one whose last token is in flight."""
+    def _newest(self, spared: Collection[int] = ()) -> Request | None:
+        """The running request admitted last that is not `spared` and whose last token is not in flight."""
         for request in reversed(self._running.values()):
-            if not self._batch.last_token_in_flight(request):
+            if request.id not in spared and not self._batch.last_token_in_flight(request):
                 return request
         return None
 
