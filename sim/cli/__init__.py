@@ -33,6 +33,7 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The subcommand, imported now; None when there is none of that name."""
         if name not in _COMMANDS:
             return None
         module = "list_" if name == "list" else name

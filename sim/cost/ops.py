@@ -44,7 +44,6 @@ class _AttentionLayers(NamedTuple):
 class _StateLayers(NamedTuple):
     layers: int
     state_bytes: float
-    flops_per_token: float
     width_bytes: float
 
 
@@ -129,11 +128,8 @@ class ForwardPass:
     def _add_attention(self, attention: Attention, count: int, scheme: QuantScheme, sixteen: str) -> None:
         tp, kv_bytes = self._tp, scheme.kv_bytes_per_element
         if isinstance(attention, LinearAttention):
-            heads = ceil_div(attention.num_value_heads, tp)
             width = ceil_div(attention.conv_width + attention.value_width, tp) * 2.0
-            # Per token and head: decay, rank-one update and read-out of a key_dim x value_dim state.
-            flops = 6.0 * heads * attention.key_dim * attention.value_dim
-            self._states.append(_StateLayers(count, float(attention.state_bytes(tp)), flops, 2 * width))
+            self._states.append(_StateLayers(count, float(attention.state_bytes(tp)), 2 * width))
             return
         span = _span(attention)
         index = -1 if span is None else self.spans.index(span)

@@ -72,8 +72,8 @@ class _Knots:
 def padded_rows(tokens: int) -> int:
     """The rows that a step of so many tokens really computes.
 
-    Engines replay a CUDA graph captured for the next size up: 1, 2, 4, every 8 to 256, every 16 to 512 (vLLM 0.9 to
-    0.15, CompilationConfig.cudagraph_capture_sizes). Longer steps run as they are; 16 rows are then the finest grain
+    Engines replay a CUDA graph captured for the next size up: 1, 2, 4, every 8 to 256, every 16 to 512 (vLLM's
+    default capture sizes; from memory). Longer steps run as they are; 16 rows are then the finest grain
     of a tensor-core tile.
     """
     if tokens <= 2:

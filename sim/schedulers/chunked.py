@@ -87,11 +87,7 @@ class ChunkedScheduler(ContinuousScheduler):
             grant = kv.reserve(request, tokens)
             if grant is None:
                 return
-            if grant.cached_tokens:
-                tokens = self._skip_cached(request, tokens, grant.cached_tokens)
-            waiting.pop()
-            request.state = State.RUNNING
-            running[request.id] = request
+            tokens = self._seat(request, tokens, grant)
             if request.computed_tokens + tokens < request.target_tokens:
                 prefilling.append(request)
             chunks.append((request, tokens))

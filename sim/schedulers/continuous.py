@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sim.batch import DecodeBatch
-from sim.kv.base import KVAllocator
+from sim.kv.base import Grant, KVAllocator
 from sim.request import Request, State
 from sim.schedulers.queue_order import FcfsQueue
 from sim.step import DECODE, IDLE, Idle, StepPlan
@@ -82,20 +82,21 @@ class ContinuousScheduler:
             grant = kv.reserve(request, tokens)
             if grant is None:
                 return
-            if grant.cached_tokens:
-                tokens = self._skip_cached(request, tokens, grant.cached_tokens)
-            waiting.pop()
-            request.state = State.RUNNING
-            running[request.id] = request
+            tokens = self._seat(request, tokens, grant)
             chunks.append((request, tokens))
             budget -= tokens
 
-    def _skip_cached(self, request: Request, tokens: int, cached: int) -> int:
-        """What the cache holds of a prompt need not be computed: the new tokens of its first chunk."""
-        request.computed_tokens = cached
+    def _seat(self, request: Request, tokens: int, grant: Grant) -> int:
+        """The head of the queue is admitted; the new tokens of its first chunk. What the cache holds is skipped."""
+        self._waiting.pop()
+        request.state = State.RUNNING
+        self._running[request.id] = request
+        if not grant.cached_tokens:
+            return tokens
+        request.computed_tokens = grant.cached_tokens
         if not request.preemptions:
-            request.cached_tokens = cached
-        return min(tokens, request.target_tokens - cached)
+            request.cached_tokens = grant.cached_tokens
+        return min(tokens, request.target_tokens - grant.cached_tokens)
 
     def _under_pressure(self) -> StepPlan:
         """A step of the decodes after preempting; empty when nobody may be preempted and blocks are still short."""

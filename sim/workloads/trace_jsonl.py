@@ -31,6 +31,7 @@ class _Line:
     data: dict[str, Any]
 
     def tokens(self, key: str) -> int:
+        """A token count. Raises ConfigError naming file, line and key when it is none."""
         value = self.amount(key)
         if value != int(value):
             raise self.error("is not a whole number of tokens", key)
@@ -39,6 +40,7 @@ class _Line:
         return int(value)
 
     def amount(self, key: str) -> int | float:
+        """A number. Raises ConfigError naming file, line and key when it is none."""
         if key not in self.data:
             raise ConfigError("is required but missing", file=self.path, line=self.number, key=key)
         value = self.data[key]
@@ -77,6 +79,7 @@ class _Rows:
     delays: list[int] = field(default_factory=list)
 
     def add(self, time: int | float, prompt: int, answer: int, session: str = "", delay_ps: int = BY_THE_CLOCK) -> None:
+        """One request: its time in the file's unit, its lengths in tokens, and whom it follows."""
         self.times.append(time)
         self.prompts.append(prompt)
         self.answers.append(answer)
