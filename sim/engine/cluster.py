@@ -12,8 +12,9 @@ from typing import Any
 import simpy
 
 from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm
+from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
-from sim.engine.replica import Replica, ReplicaParts, add_request
+from sim.engine.replica import Replica, ReplicaParts
 from sim.engine.router import Router
 from sim.request import Reason, Request, State
 from sim.workloads.base import Workload

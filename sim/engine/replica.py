@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import simpy
@@ -12,7 +11,8 @@ from sim.batch import DecodeBatch
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.events import BOUNDARY, PLAN, Alarm
-from sim.engine.recorder import Recorder, Rows
+from sim.engine.lifecycle import EndHandler, Lifecycle
+from sim.engine.recorder import Recorder
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.request import Reason, Request, State
@@ -33,11 +33,7 @@ class ReplicaParts:
     """Most steps executed per plan; 1 is single-stepping."""
 
 
-EndHandler = Callable[[Request, int], None]
-"""Called with a request that has ended and the present time."""
-
-
-class Replica:
+class Replica(Lifecycle):
     """Runs of steps on one model copy.
 
     A plan is executed for as many steps as nothing can change (`max_run` = 1 makes it single-step; the results are
@@ -54,26 +50,17 @@ class Replica:
         recorder: Recorder,
         ended: EndHandler,
     ) -> None:
-        self._env, self.index, self._ended = env, index, ended
-        self._scheduler, self._kv, self._batch = parts.scheduler, parts.kv, parts.batch
-        self._timer, self._lead, self._max_run = parts.timer, parts.lead, parts.max_run
-        self._requests, self._segments = recorder.requests, recorder.segments
+        super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
+        self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
-        self.outstanding = 0
-        """Requests submitted and not ended: the counter that routers of large fleets read."""
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
-        # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
-        self._finishes: list[tuple[int, int, int, Request]] = []
-        self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._plan: StepPlan | None = None  # in force; None: nothing is planned
         self._times: StepTimes | None = None
         self._alarm: Alarm | None = None  # the wake-up that counts; older ones are ignored
         self._planning = False
-        self._start = self._steps = 0  # of the run in force
+        self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
-        self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
         self._boundary_ps = -1  # the last boundary
-        self._delivered = 0  # decode steps that had ended by then
 
     # ---- what others may ask
     def submit(self, request: Request) -> None:
@@ -201,93 +188,6 @@ class Replica:
             limit = self._kv.growth_limit(limit)
         return limit
 
-    def _apply_chunks(self, chunks: Sequence[tuple[Request, int]]) -> None:
-        """Prompt pieces are computed; a prompt that is complete emits a token and its request decodes from now on."""
-        batch, end = self._batch, self._free_ps
-        for request, tokens in chunks:
-            if request.state is not State.RUNNING:
-                continue  # its client gave up while the step was in flight
-            self._note_scheduled(request)
-            request.computed_tokens = computed = request.computed_tokens + tokens
-            if computed < request.target_tokens:
-                continue
-            request.emitted_tokens += 1
-            if request.first_token_ps < 0:
-                request.first_token_ps = end
-            request.segment_start_ps, request.segment_step = end, batch.steps
-            batch.join(request)
-            self._kv.grow(request)
-            last = batch.steps + request._output_tokens - request.emitted_tokens
-            request._finish_step = last
-            heapq.heappush(self._finishes, (last, request.id, request.preemptions, request))
-
-    def _end_requests(self, now: int) -> None:
-        """End those whose clients have gone, then what the delivered steps have finished."""
-        if self._gone:
-            self._end_gone(now)
-        finishes, delivered = self._finishes, self._delivered
-        while finishes and finishes[0][0] <= delivered:
-            step, _, preemptions, request = heapq.heappop(finishes)
-            if preemptions == request.preemptions and request.state is State.RUNNING:
-                request.state = State.COMPLETED
-                self._leave(request, step, now)
-                self._close(request, Reason.NONE, now)
-
-    def _end_gone(self, now: int) -> None:
-        gone, self._gone = sorted(self._gone, key=lambda request: request.id), []
-        for request in gone:
-            if request.state is State.WAITING:  # it was preempted while its last token was in flight
-                request.state = State.ABORTED
-                self._scheduler.abort(request)
-            elif request.state is State.RUNNING:
-                request.state = State.ABORTED
-                self._note_scheduled(request)
-                self._leave(request, self._delivered, now)
-            else:
-                continue
-            self._close(request, Reason.CLIENT_TIMEOUT, now)
-
-    def _leave(self, request: Request, delivered: int, now: int) -> None:
-        """A running request gives back its seat and its memory; it has the tokens of steps up to `delivered`."""
-        if request.joined_step >= 0:
-            if request.segment_start_ps > now:  # its first token is in flight and will not arrive
-                delivered = request.joined_step - 1
-                if request.first_token_ps > now:
-                    request.first_token_ps = -1
-            else:
-                segment = (request.id, self.index, request.segment_start_ps, request.joined_step, delivered)
-                self._segments.add(self._segments.pack(*segment))
-            self._batch.leave(request, delivered)
-        self._kv.release(request)
-        self._scheduler.finish(request)
-
-    def _close(self, request: Request, reason: Reason, now: int) -> None:
-        self.outstanding -= 1
-        add_request(self._requests, request, self.index, reason, now)
-        self._ended(request, now)
-
-    def _note_scheduled(self, request: Request) -> None:
-        """A chunk of the request is in the run that starts at `_start`."""
-        if request.scheduled_ps < 0:
-            request.scheduled_ps = self._start
-        elif request.preempted_at_ps >= 0:
-            request.preempted_ps += self._start - request.preempted_at_ps
-            request.preempted_at_ps = -1
-
-    def _note_preempted(self, preempted: list[Request], now: int) -> None:
-        """The stretch of decoding that a preemption ends; a token in flight still arrives."""
-        steps = self._batch.steps
-        for request in preempted:
-            request.preempted_at_ps = now
-            if request.segment_step < 0:
-                continue  # it was still prefilling
-            self._segments.add(
-                self._segments.pack(request.id, self.index, request.segment_start_ps, request.segment_step, steps)
-            )
-            request.segment_step = -1
-            if self._delivered < steps:
-                request.segment_start_ps = self._free_ps
-
     def _wait(self, until_ps: int, now: int) -> None:
         """Nothing to plan: until something arrives, the scheduler's deadline, or the end of the step in flight."""
         self._plan = self._times = None
@@ -366,17 +266,4 @@ class Replica:
                 self._batch.advance(ended)
                 self._kv.advance(ended)
                 self._delivered = self._batch.steps
-        for request in [*self._scheduler.running(), *self._scheduler.waiting()]:
-            running, request.state = request.state is State.RUNNING, State.UNFINISHED
-            if running:
-                self._leave(request, min(self._delivered, request._finish_step), now)
-            self._close(request, Reason.INTERRUPTED, now)
-
-
-def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now: int) -> None:
-    """A row of the request table, at the end of its life."""
-    rows.add(rows.pack(
-        request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
-        now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
-        request.preempted_ps,
-    ))  # fmt: skip
+        self._close_all(now)
