@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,14 @@ from sim.cost.ops import ForwardPass, matmul_format
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
-from sim.documents import Document, KeyPath, load_yaml, validate
+from sim.documents import KeyPath
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
+from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
 from sim.presets import EnginePreset, load_preset
 from sim.scenario import LoadedScenario, Policy, Scenario
 from sim.schedulers.base import Scheduler
@@ -44,8 +44,9 @@ from sim.specs.quantization import QuantScheme, parse_quantization
 from sim.step import NO_LIMIT
 from sim.units import ceil_div
 from sim.workloads.base import Workload
-from sim.workloads.builder import build_workload, find_trace, load_workload
+from sim.workloads.builder import build_workload, find_trace
 from sim.workloads.spec import WorkloadSpec
+from sim.written_workload import WrittenWorkload, check_context, written_workload
 
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
     "chunked": ChunkedScheduler,
@@ -58,25 +59,17 @@ PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PrefixCachedKV,
 }
 """What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
+PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
+    "oracle": OraclePredictor,
+    "noisy": NoisyPredictor,
+    "quantile": QuantilePredictor,
+}
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),
     "random": Random,
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
 }
-
-
-@dataclass(frozen=True)
-class WrittenWorkload:
-    """The traffic of a run and where it is written: a file of its own, or the scenario's `workload:`."""
-
-    spec: WorkloadSpec
-    document: Document
-    at: KeyPath
-
-    def blamed(self) -> AbstractContextManager[None]:
-        """Errors inside that name no file point at the workload's key, or at the file in which it stands."""
-        return self.document.blamed(self.at, under=self.at)
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,15 @@ class Engine:
     dtype: str
     tensor_parallel_size: int
     async_scheduling: bool
+    length_predictor: dict[str, Any] | None
     host: dict[str, float]
+
+    def predictor(self, seed: int) -> LengthPredictor | None:
+        """What guesses output lengths on one replica, if anything does."""
+        if self.length_predictor is None:
+            return None
+        options = dict(self.length_predictor)
+        return PREDICTORS[options.pop("kind")](seed, **options)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Setup:
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs, max_num_batched_tokens=engine.max_num_batched_tokens, **options
         )
-        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run)
+        predictor = engine.predictor(self.scenario.seed)
+        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
 
     def router(self) -> Router:
         """The router of the run."""
@@ -163,9 +165,11 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     with blamed(("model",)):
         architecture = load_model(scenario.model, beside=path)
     architecture, notes = _with_dtype(architecture, loaded, gpu)
-    written = _workload(loaded)
+    written = written_workload(loaded)
     scheme = _scheme(loaded, architecture)
     engine, preset = _resolve(loaded, architecture, gpu, scheme)
+    with blamed(("engine", "length_predictor"), under=("engine", "length_predictor")):
+        engine.predictor(scenario.seed)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
@@ -177,7 +181,7 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     num_blocks = engine.num_gpu_blocks_override or memory.num_blocks
     fixed = architecture.kv_bytes_per_sequence_fixed(scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size)
     spec = written.spec
-    _check_context(written, engine)
+    check_context(written, engine.max_model_len)
     with written.blamed():
         workload = build_workload(
             spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=written.document.path
@@ -218,16 +222,6 @@ def _with_dtype(
     return replace(architecture, dtype=wanted), notes
 
 
-def _workload(loaded: LoadedScenario) -> WrittenWorkload:
-    given, at = loaded.scenario.workload, ("workload",)
-    if not isinstance(given, str):
-        return WrittenWorkload(validate(WorkloadSpec, loaded.document, at=at, data=given), loaded.document, at)
-    with loaded.document.blamed(at):
-        spec, path = load_workload(given, beside=loaded.path)
-    is_trace = spec.trace == str(path)
-    return WrittenWorkload(spec, Document(path, {}) if is_trace else load_yaml(path), ())
-
-
 def _scheme(loaded: LoadedScenario, architecture: ModelArchitecture) -> QuantScheme:
     given = loaded.scenario.engine
     axes = given.quantization if isinstance(given.quantization, dict) else {}
@@ -252,6 +246,8 @@ def _resolve(
     scheduler = given.scheduler or Policy(kind=preset.scheduler)
     _check_policy(loaded, ("engine", "scheduler"), scheduler, SCHEDULERS)
     _check_policy(loaded, ("engine", "kv_cache", "allocator"), Policy(kind=given.kv_cache.allocator), ALLOCATORS)
+    if given.length_predictor is not None:
+        _check_policy(loaded, ("engine", "length_predictor"), given.length_predictor, PREDICTORS)
     _check_policy(loaded, ("replicas", "router"), loaded.scenario.replicas.router, ROUTERS)
     max_model_len = given.max_model_len or architecture.max_model_len
     if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
@@ -263,7 +259,7 @@ def _resolve(
     kv = given.kv_cache
     engine = Engine(
         preset=given.preset,
-        scheduler={"kind": scheduler.kind, **scheduler.options},
+        scheduler=scheduler.as_dict(),
         max_num_seqs=given.max_num_seqs or seqs,
         max_num_batched_tokens=given.max_num_batched_tokens or budget,
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
@@ -285,6 +281,7 @@ def _resolve(
         dtype=architecture.dtype,
         tensor_parallel_size=given.tensor_parallel_size,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
+        length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
     )
     _check_limits(loaded, engine, architecture, gpu)
@@ -329,32 +326,11 @@ def _check_policy(
             raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
 
 
-def _check_context(written: WrittenWorkload, engine: Engine) -> None:
-    """A workload in which every request is too long is a mistake, not a result."""
-    spec = written.spec
-    if spec.input_tokens is None or spec.output_tokens is None:
-        return
-    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
-    answer = min(answer, spec.max_output_tokens or answer)
-    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
-    if prompt + answer > engine.max_model_len:
-        longer = "input_tokens" if prompt >= answer else "output_tokens"
-        raise written.document.error(
-            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
-            f"{engine.max_model_len}: no request could be served",
-        )  # fmt: skip
-
-
-def _shortest(law: Any) -> int:
-    """The fewest tokens a length law can draw, as far as its keys say so."""
-    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))
-
-
 def _memory(
     engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
 ) -> MemoryPlan:
     tp = engine.tensor_parallel_size
-    widths = _widths(architecture)
+    widths = ForwardWidths.of(architecture)
     demand = MemoryDemand(
         weight_bytes=architecture.weight_bytes(scheme, tp=tp),
         activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
@@ -366,17 +342,6 @@ def _memory(
         preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
     )
     return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)
-
-
-def _widths(architecture: ModelArchitecture) -> ForwardWidths:
-    qkv = max((m.n for m in architecture.matrices() if m.role in ("qkv", "q_b", "q", "linear_in")), default=0)
-    mlps = [group.mlp for group in architecture.layers if group.mlp is not None]
-    widest = max(mlps, key=lambda mlp: mlp.intermediate_size)
-    moe = next((mlp for mlp in mlps if mlp.kind == "moe"), None)
-    return ForwardWidths(
-        architecture.hidden_size, (moe or widest).intermediate_size, qkv, architecture.vocab_size,
-        moe.experts_per_token if moe is not None else 1,
-    )  # fmt: skip
 
 
 def _notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from sim.batch import DecodeBatch
 from sim.engine.recorder import Recorder, Rows
 from sim.kv.base import KVAllocator
+from sim.predictors import LengthPredictor
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
 
@@ -34,6 +35,7 @@ class Lifecycle:
         """Requests submitted and not ended: the counter that routers of large fleets read."""
         # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
         self._finishes: list[tuple[int, int, int, Request]] = []
+        self._predictor: LengthPredictor | None = None
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._start = 0  # of the run in force
         self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
@@ -101,6 +103,8 @@ class Lifecycle:
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
         self.outstanding -= 1
+        if self._predictor is not None and reason is Reason.NONE:
+            self._predictor.observe(request)
         add_request(self._requests, request, self.index, reason, now)
         self._ended(request, now)
 
