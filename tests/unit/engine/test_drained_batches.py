@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from scenarios import Run, Scenario, examples, play, random_scenario, rows_of, scenarios
 from sim.cost.shape import RunShape
@@ -92,7 +91,7 @@ def finishes(run: Run) -> dict[int, int]:
 
 def test_all_leave_when_the_last_has_its_last_token() -> None:
     """A short answer waits for the long one; its tokens come when they are emitted, and its row is computed on."""
-    # [0, 110] P5 P5; [110, 230] ... D of both: 230, 350, 470. Request 0 has its second and last token at 230. Then 2 starts.
+    # [0, 110] P5 P5; D of both until 230, 350, 470. Request 0 has its second and last token at 230. Then 2 starts.
     run = serve((0, 5, 2), (0, 5, 4), (50, 7, 1))
     assert finishes(run) == {0: 470, 1: 470, 2: 577}
     assert run.token_times() == {0: [110, 230], 1: [110, 230, 350, 470], 2: [577]}
