@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sim.cost.memory import (
     framework_bytes,
     plan_memory,
 )
-from sim.cost.ops import ForwardPass, matmul_format
+from sim.cost.ops import ForwardPass
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
@@ -31,6 +31,7 @@ from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
+from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
 from sim.presets import EnginePreset, load_preset
 from sim.scenario import LoadedScenario, Policy, Scenario
@@ -40,7 +41,8 @@ from sim.schedulers.continuous import ContinuousScheduler
 from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
-from sim.specs.quantization import QuantScheme, parse_quantization
+from sim.specs.layout import Layout
+from sim.specs.quantization import QuantScheme
 from sim.step import NO_LIMIT
 from sim.units import ceil_div
 from sim.workloads.base import Workload
@@ -90,6 +92,9 @@ class Engine:
     quantization: dict[str, str]
     dtype: str
     tensor_parallel_size: int
+    pipeline_parallel_size: int
+    data_parallel_size: int
+    expert_parallel_size: int
     async_scheduling: bool
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
@@ -100,6 +105,13 @@ class Engine:
             return None
         options = dict(self.length_predictor)
         return PREDICTORS[options.pop("kind")](seed, **options)
+
+    @property
+    def layout(self) -> Layout:
+        """The GPUs of one copy of the model."""
+        return Layout(
+            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, self.expert_parallel_size
+        )
 
 
 @dataclass(frozen=True)
@@ -140,11 +152,15 @@ class Setup:
         allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
         kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
+        budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
-            options["long_prefill_token_threshold"] = engine.long_prefill_token_threshold
+            cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
+            options["long_prefill_token_threshold"] = min(cap, budget)
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
-            kv, batch, max_num_seqs=engine.max_num_seqs, max_num_batched_tokens=engine.max_num_batched_tokens, **options
-        )
+            kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
+            max_num_batched_tokens=budget * lanes, **options,
+        )  # fmt: skip
         predictor = engine.predictor(self.scenario.seed)
         return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
 
@@ -164,9 +180,9 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         gpu = load_gpu(scenario.hardware, beside=path)
     with blamed(("model",)):
         architecture = load_model(scenario.model, beside=path)
-    architecture, notes = _with_dtype(architecture, loaded, gpu)
+    architecture, notes = with_dtype(architecture, loaded, gpu)
     written = written_workload(loaded)
-    scheme = _scheme(loaded, architecture)
+    scheme = quantization_of(loaded, architecture)
     engine, preset = _resolve(loaded, architecture, gpu, scheme)
     with blamed(("engine", "length_predictor"), under=("engine", "length_predictor")):
         engine.predictor(scenario.seed)
@@ -174,12 +190,14 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         kernels = _kernels(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
+    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout)
     timer = RooflineStepTimer(forward, HostWork(**engine.host))
     with blamed(("model",), under=("engine",)):
         memory = _memory(engine, architecture, scheme, gpu, preset)
-    num_blocks = engine.num_gpu_blocks_override or memory.num_blocks
-    fixed = architecture.kv_bytes_per_sequence_fixed(scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size)
+    num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
+    fixed = architecture.kv_bytes_per_sequence_fixed(
+        scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
+    )
     spec = written.spec
     check_context(written, engine.max_model_len)
     with written.blamed():
@@ -188,7 +206,7 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         )
         if workload.num_requests == 0:
             raise ConfigError("no request is left to replay", key="trace", value=spec.trace)
-    notes += _notes(gpu, scheme) + list(workload.notes)
+    notes += format_notes(gpu, scheme) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,
@@ -202,38 +220,6 @@ def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
         return DatasheetKernels(gpu)
     calibration, trust = found
     return CalibratedKernels(calibration, DatasheetKernels(gpu), preset.stack, trust)
-
-
-def _with_dtype(
-    architecture: ModelArchitecture, loaded: LoadedScenario, gpu: Gpu
-) -> tuple[ModelArchitecture, list[str]]:
-    """The 16-bit type the model runs in: the checkpoint's, unless the GPU cannot or the user says otherwise."""
-    given = loaded.scenario.engine.dtype
-    wanted = architecture.dtype if given == "auto" else given
-    notes = []
-    if wanted == "float32":
-        wanted = "float16"
-    if wanted == "bfloat16" and not gpu.supports("bf16"):
-        if given != "auto":
-            raise loaded.document.error(("engine", "dtype"), f"{gpu.name} does not multiply bfloat16", value=given,
-                                        choices=["float16", "auto"])  # fmt: skip
-        wanted = "float16"
-        notes.append(f"{gpu.name} does not multiply bfloat16: the model runs in float16, as vLLM does")
-    return replace(architecture, dtype=wanted), notes
-
-
-def _scheme(loaded: LoadedScenario, architecture: ModelArchitecture) -> QuantScheme:
-    given = loaded.scenario.engine
-    axes = given.quantization if isinstance(given.quantization, dict) else {}
-    with loaded.document.blamed(("engine", "quantization")):
-        try:
-            return parse_quantization(
-                given.quantization, architecture, kv_cache_dtype=given.kv_cache_dtype, key="engine.quantization"
-            )
-        except ConfigError as error:
-            if error.key != "engine.quantization.kv_cache" or "kv_cache" in axes:
-                raise
-            raise error.placed(**loaded.document.place(("engine", "kv_cache_dtype"))) from None
 
 
 def _resolve(
@@ -280,6 +266,9 @@ def _resolve(
         },
         dtype=architecture.dtype,
         tensor_parallel_size=given.tensor_parallel_size,
+        pipeline_parallel_size=given.pipeline_parallel_size,
+        data_parallel_size=given.data_parallel_size,
+        expert_parallel_size=_expert_parallel(loaded, architecture),
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
@@ -304,11 +293,36 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
         valid = [str(n) for n in sizes if all(count % n == 0 for count in heads)]
         raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
                     value=tp, choices=valid)  # fmt: skip
-    if tp > gpu.gpus_per_node:
-        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node", value=tp)
+    if tp > gpu.gpus_per_node and tp % gpu.gpus_per_node:
+        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node and is no "
+                    "multiple of them", value=tp)  # fmt: skip
+    if engine.pipeline_parallel_size > architecture.num_layers:
+        raise error(("engine", "pipeline_parallel_size"), f"exceeds the {architecture.num_layers} layers of the model",
+                    value=engine.pipeline_parallel_size)  # fmt: skip
     if engine.max_model_len > architecture.max_model_len:
         raise error(("engine", "max_model_len"), f"exceeds the model's context of {architecture.max_model_len} tokens",
                     value=engine.max_model_len)  # fmt: skip
+
+
+def _expert_parallel(loaded: LoadedScenario, architecture: ModelArchitecture) -> int:
+    """Groups of GPUs with whole experts: as many as asked for; all GPUs of a stage, or none, when nothing is said."""
+    given, error = loaded.scenario.engine, loaded.document.error
+    group = given.tensor_parallel_size * given.data_parallel_size
+    if not architecture.is_moe:
+        for key in ("data_parallel_size", "expert_parallel_size"):
+            if (getattr(given, key) or 1) > 1:
+                raise error(("engine", key), "is for mixture-of-experts models; "
+                            "for copies of a dense one use replicas.count",
+                            value=getattr(given, key))  # fmt: skip
+        return 1
+    size = given.expert_parallel_size or (group if given.enable_expert_parallel else 1)
+    experts = min(g.mlp.num_experts for g in architecture.layers if g.mlp is not None and g.mlp.kind == "moe")
+    if group % size or experts % size:
+        valid = [str(n) for n in range(1, group + 1) if group % n == 0 and experts % n == 0]
+        at = "expert_parallel_size" if given.expert_parallel_size else "enable_expert_parallel"
+        raise error(("engine", at), f"{size} must divide the {group} GPUs of a stage and the {experts} experts",
+                    value=getattr(given, at), choices=valid)  # fmt: skip
+    return size
 
 
 def _check_policy(
@@ -329,29 +343,19 @@ def _check_policy(
 def _memory(
     engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
 ) -> MemoryPlan:
-    tp = engine.tensor_parallel_size
+    tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
     widths = ForwardWidths.of(architecture)
     demand = MemoryDemand(
-        weight_bytes=architecture.weight_bytes(scheme, tp=tp),
+        weight_bytes=architecture.weight_bytes(scheme, engine.layout),
         activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
-        framework_bytes=framework_bytes(tp),
+        framework_bytes=framework_bytes(engine.layout.gpus),
     )
-    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp)
+    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
     block_bytes = max(1, per_token * engine.kv_cache["block_size"])
     budget = MemoryBudget(
         preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
     )
     return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)
-
-
-def _notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
-    notes = []
-    form = matmul_format(scheme, "gate_up", gpu)
-    wanted = scheme.compute_format("gate_up").tensor_rate
-    if form.compute != wanted:
-        notes.append(f"{gpu.name} has no {wanted} tensor cores: {form.name} weights are expanded and multiplied in "
-                     f"{form.compute}")  # fmt: skip
-    return notes
 
 
 def _first(given: Any, default: Any) -> Any:

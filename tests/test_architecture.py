@@ -30,7 +30,7 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
-    ("written_workload",),
+    ("written_workload", "model_formats"),
     ("build",),
     ("resolved",),
     ("run",),
