@@ -38,6 +38,11 @@ from sim.scenario import LoadedScenario, Policy, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
+from sim.schedulers.dynamic import DynamicScheduler
+from sim.schedulers.fair_share import FairShareQueue
+from sim.schedulers.queue_order import FcfsQueue, Queue, by_prediction, by_priority, by_prompt
+from sim.schedulers.sglang import SglangScheduler
+from sim.schedulers.static import StaticScheduler
 from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
@@ -53,6 +58,16 @@ from sim.written_workload import WrittenWorkload, check_context, written_workloa
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
     "chunked": ChunkedScheduler,
     "continuous": ContinuousScheduler,
+    "dynamic": DynamicScheduler,
+    "sglang": SglangScheduler,
+    "static": StaticScheduler,
+}
+QUEUE_ORDERS: Mapping[str, Callable[..., Queue]] = {
+    "fcfs": FcfsQueue,
+    "priority": by_priority,
+    "shortest_prompt": by_prompt,
+    "shortest_predicted": by_prediction,
+    "fair_share": FairShareQueue,
 }
 ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PagedKV,

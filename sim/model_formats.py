@@ -15,7 +15,7 @@ from sim.specs.quantization import QuantScheme, parse_quantization
 def with_dtype(
     architecture: ModelArchitecture, loaded: LoadedScenario, gpu: Gpu
 ) -> tuple[ModelArchitecture, list[str]]:
-    """The 16-bit type the model runs in: the checkpoint's, unless the GPU cannot or the user says otherwise; and notes."""
+    """The 16-bit type the model runs in: the checkpoint's, unless the GPU cannot or the user says otherwise."""
     given = loaded.scenario.engine.dtype
     wanted = architecture.dtype if given == "auto" else given
     notes = []
