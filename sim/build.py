@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,21 @@ from sim.cost.memory import (
     framework_bytes,
     plan_memory,
 )
-from sim.cost.ops import ForwardPass
+from sim.cost.ops import ForwardPass, matmul_format
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
-from sim.documents import KeyPath
+from sim.documents import Document, KeyPath, load_yaml, validate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
-from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
-from sim.presets import EnginePreset, load_preset
-from sim.scenario import LoadedScenario, Policy, Scenario
+from sim.presets import EnginePreset
+from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
@@ -43,17 +43,15 @@ from sim.schedulers.fair_share import FairShareQueue
 from sim.schedulers.queue_order import FcfsQueue, Queue, by_prediction, by_priority, by_prompt
 from sim.schedulers.sglang import SglangScheduler
 from sim.schedulers.static import StaticScheduler
-from sim.specs.architecture import FullAttention, ModelArchitecture
+from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
-from sim.specs.layout import Layout
-from sim.specs.quantization import QuantScheme
+from sim.specs.quantization import QuantScheme, parse_quantization
 from sim.step import NO_LIMIT
 from sim.units import ceil_div
 from sim.workloads.base import Workload
-from sim.workloads.builder import build_workload, find_trace
+from sim.workloads.builder import build_workload, find_trace, load_workload
 from sim.workloads.spec import WorkloadSpec
-from sim.written_workload import WrittenWorkload, check_context, written_workload
 
 SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
     "chunked": ChunkedScheduler,
@@ -69,6 +67,11 @@ QUEUE_ORDERS: Mapping[str, Callable[..., Queue]] = {
     "shortest_predicted": by_prediction,
     "fair_share": FairShareQueue,
 }
+PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
+    "oracle": OraclePredictor,
+    "noisy": NoisyPredictor,
+    "quantile": QuantilePredictor,
+}
 ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PagedKV,
 }
@@ -76,57 +79,33 @@ PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PrefixCachedKV,
 }
 """What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
-PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
-    "oracle": OraclePredictor,
-    "noisy": NoisyPredictor,
-    "quantile": QuantilePredictor,
-}
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),
     "random": Random,
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
 }
+POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
+    ("engine", "scheduler"): SCHEDULERS,
+    ("engine", "scheduling_policy"): QUEUE_ORDERS,
+    ("engine", "length_predictor"): PREDICTORS,
+    ("engine", "kv_cache", "allocator"): ALLOCATORS,
+    ("replicas", "router"): ROUTERS,
+}
+"""Where a scenario names a policy, and what may be named there."""
 
 
 @dataclass(frozen=True)
-class Engine:
-    """Every engine setting after presets and defaults: what `engine:` of the saved scenario shows."""
+class WrittenWorkload:
+    """The traffic of a run and where it is written: a file of its own, or the scenario's `workload:`."""
 
-    preset: str
-    scheduler: dict[str, Any]
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    long_prefill_token_threshold: int
-    max_model_len: int
-    gpu_memory_utilization: float
-    kv_cache: dict[str, Any]
-    kv_cache_dtype: str
-    kv_cache_memory_bytes: int | None
-    num_gpu_blocks_override: int | None
-    quantization: dict[str, str]
-    dtype: str
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
-    data_parallel_size: int
-    expert_parallel_size: int
-    async_scheduling: bool
-    length_predictor: dict[str, Any] | None
-    host: dict[str, float]
+    spec: WorkloadSpec
+    document: Document
+    at: KeyPath
 
-    def predictor(self, seed: int) -> LengthPredictor | None:
-        """What guesses output lengths on one replica, if anything does."""
-        if self.length_predictor is None:
-            return None
-        options = dict(self.length_predictor)
-        return PREDICTORS[options.pop("kind")](seed, **options)
-
-    @property
-    def layout(self) -> Layout:
-        """The GPUs of one copy of the model."""
-        return Layout(
-            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, self.expert_parallel_size
-        )
+    def blamed(self) -> AbstractContextManager[None]:
+        """Errors inside that name no file point at the workload's key, or at the file in which it stands."""
+        return self.document.blamed(self.at, under=self.at)
 
 
 @dataclass(frozen=True)
@@ -166,7 +145,7 @@ class Setup:
         cached = engine.kv_cache["enable_prefix_caching"] and self.workload.has_prefixes
         allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
         kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
-        options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
@@ -174,10 +153,15 @@ class Setup:
             options["long_prefill_token_threshold"] = min(cap, budget)
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
-            max_num_batched_tokens=budget * lanes, **options,
+            max_num_batched_tokens=budget * lanes, preemption_victim=engine.preemption_victim,
+            queue=QUEUE_ORDERS[engine.scheduling_policy["kind"]](**options_of(engine.scheduling_policy)), **options,
         )  # fmt: skip
-        predictor = engine.predictor(self.scenario.seed)
-        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
+        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, self._predictor())
+
+    def _predictor(self) -> LengthPredictor | None:
+        """What guesses output lengths on one replica, if anything does."""
+        given = self.engine.length_predictor
+        return None if given is None else PREDICTORS[given["kind"]](self.scenario.seed, **options_of(given))
 
     def router(self) -> Router:
         """The router of the run."""
@@ -195,12 +179,11 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         gpu = load_gpu(scenario.hardware, beside=path)
     with blamed(("model",)):
         architecture = load_model(scenario.model, beside=path)
-    architecture, notes = with_dtype(architecture, loaded, gpu)
-    written = written_workload(loaded)
-    scheme = quantization_of(loaded, architecture)
-    engine, preset = _resolve(loaded, architecture, gpu, scheme)
-    with blamed(("engine", "length_predictor"), under=("engine", "length_predictor")):
-        engine.predictor(scenario.seed)
+    architecture, notes = _with_dtype(architecture, loaded, gpu)
+    written = _workload(loaded)
+    scheme = _scheme(loaded, architecture)
+    check_policies(loaded, POLICIES)
+    engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
@@ -214,14 +197,14 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
     )
     spec = written.spec
-    check_context(written, engine.max_model_len)
+    _check_context(written, engine)
     with written.blamed():
         workload = build_workload(
             spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=written.document.path
         )
         if workload.num_requests == 0:
             raise ConfigError("no request is left to replay", key="trace", value=spec.trace)
-    notes += format_notes(gpu, scheme) + list(workload.notes)
+    notes += _notes(gpu, scheme) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,
@@ -237,129 +220,53 @@ def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
     return CalibratedKernels(calibration, DatasheetKernels(gpu), preset.stack, trust)
 
 
-def _resolve(
-    loaded: LoadedScenario, architecture: ModelArchitecture, gpu: Gpu, scheme: QuantScheme
-) -> tuple[Engine, EnginePreset]:
+def _with_dtype(
+    architecture: ModelArchitecture, loaded: LoadedScenario, gpu: Gpu
+) -> tuple[ModelArchitecture, list[str]]:
+    """The 16-bit type the model runs in: the checkpoint's, unless the GPU cannot or the user says otherwise."""
+    given = loaded.scenario.engine.dtype
+    wanted = architecture.dtype if given == "auto" else given
+    notes = []
+    if wanted == "float32":
+        wanted = "float16"
+    if wanted == "bfloat16" and not gpu.supports("bf16"):
+        if given != "auto":
+            raise loaded.document.error(("engine", "dtype"), f"{gpu.name} does not multiply bfloat16", value=given,
+                                        choices=["float16", "auto"])  # fmt: skip
+        wanted = "float16"
+        notes.append(f"{gpu.name} does not multiply bfloat16: the model runs in float16, as vLLM does")
+    return replace(architecture, dtype=wanted), notes
+
+
+def _workload(loaded: LoadedScenario) -> WrittenWorkload:
+    given, at = loaded.scenario.workload, ("workload",)
+    if not isinstance(given, str):
+        return WrittenWorkload(validate(WorkloadSpec, loaded.document, at=at, data=given), loaded.document, at)
+    with loaded.document.blamed(at):
+        spec, path = load_workload(given, beside=loaded.path)
+    is_trace = spec.trace == str(path)
+    return WrittenWorkload(spec, Document(path, {}) if is_trace else load_yaml(path), ())
+
+
+def _scheme(loaded: LoadedScenario, architecture: ModelArchitecture) -> QuantScheme:
     given = loaded.scenario.engine
-    with loaded.document.blamed(("engine", "preset")):
-        preset = load_preset(given.preset)
-    seqs, budget = preset.limits(gpu)
-    scheduler = given.scheduler or Policy(kind=preset.scheduler)
-    _check_policy(loaded, ("engine", "scheduler"), scheduler, SCHEDULERS)
-    _check_policy(loaded, ("engine", "kv_cache", "allocator"), Policy(kind=given.kv_cache.allocator), ALLOCATORS)
-    if given.length_predictor is not None:
-        _check_policy(loaded, ("engine", "length_predictor"), given.length_predictor, PREDICTORS)
-    _check_policy(loaded, ("replicas", "router"), loaded.scenario.replicas.router, ROUTERS)
-    max_model_len = given.max_model_len or architecture.max_model_len
-    if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
-        budget = max(budget, max_model_len)  # vLLM V0: without chunks, the longest prompt must fit one step
-    if given.max_num_batched_tokens is None and given.max_num_seqs is not None:
-        budget = max(budget, given.max_num_seqs)
-    if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
-        seqs = min(seqs, given.max_num_batched_tokens)
-    kv = given.kv_cache
-    engine = Engine(
-        preset=given.preset,
-        scheduler=scheduler.as_dict(),
-        max_num_seqs=given.max_num_seqs or seqs,
-        max_num_batched_tokens=given.max_num_batched_tokens or budget,
-        long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
-        max_model_len=max_model_len,
-        gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache={
-            "allocator": kv.allocator,
-            "block_size": kv.block_size or preset.block_size,
-            "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
-        },
-        kv_cache_dtype=scheme.kv_cache.name,
-        kv_cache_memory_bytes=given.kv_cache_memory_bytes,
-        num_gpu_blocks_override=given.num_gpu_blocks_override,
-        quantization={
-            "weights": scheme.weights.name,
-            "activations": scheme.activations.name,
-            "kv_cache": scheme.kv_cache.name,
-        },
-        dtype=architecture.dtype,
-        tensor_parallel_size=given.tensor_parallel_size,
-        pipeline_parallel_size=given.pipeline_parallel_size,
-        data_parallel_size=given.data_parallel_size,
-        expert_parallel_size=_expert_parallel(loaded, architecture),
-        async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
-        length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
-        host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
-    )
-    _check_limits(loaded, engine, architecture, gpu)
-    return engine, preset
-
-
-def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:
-    error = loaded.document.error
-    budget, tp = engine.max_num_batched_tokens, engine.tensor_parallel_size
-    if budget < engine.max_num_seqs:
-        raise error(("engine", "max_num_batched_tokens"), f"must be at least max_num_seqs ({engine.max_num_seqs})",
-                    value=budget)  # fmt: skip
-    if engine.scheduler["kind"] != "chunked" and budget < engine.max_model_len:
-        raise error(("engine", "max_num_batched_tokens"),
-                    f"must be at least max_model_len ({engine.max_model_len}) when prompts are not chunked",
-                    value=budget)  # fmt: skip
-    heads = [g.attention.num_heads for g in architecture.layers if isinstance(g.attention, FullAttention)]
-    if any(count % tp for count in heads):
-        sizes = (n for n in (1, 2, 4, 8, 16) if n <= gpu.gpus_per_node)
-        valid = [str(n) for n in sizes if all(count % n == 0 for count in heads)]
-        raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
-                    value=tp, choices=valid)  # fmt: skip
-    if tp > gpu.gpus_per_node and tp % gpu.gpus_per_node:
-        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node and is no "
-                    "multiple of them", value=tp)  # fmt: skip
-    if engine.pipeline_parallel_size > architecture.num_layers:
-        raise error(("engine", "pipeline_parallel_size"), f"exceeds the {architecture.num_layers} layers of the model",
-                    value=engine.pipeline_parallel_size)  # fmt: skip
-    if engine.max_model_len > architecture.max_model_len:
-        raise error(("engine", "max_model_len"), f"exceeds the model's context of {architecture.max_model_len} tokens",
-                    value=engine.max_model_len)  # fmt: skip
-
-
-def _expert_parallel(loaded: LoadedScenario, architecture: ModelArchitecture) -> int:
-    """Groups of GPUs with whole experts: as many as asked for; all GPUs of a stage, or none, when nothing is said."""
-    given, error = loaded.scenario.engine, loaded.document.error
-    group = given.tensor_parallel_size * given.data_parallel_size
-    if not architecture.is_moe:
-        for key in ("data_parallel_size", "expert_parallel_size"):
-            if (getattr(given, key) or 1) > 1:
-                raise error(("engine", key), "is for mixture-of-experts models; "
-                            "for copies of a dense one use replicas.count",
-                            value=getattr(given, key))  # fmt: skip
-        return 1
-    size = given.expert_parallel_size or (group if given.enable_expert_parallel else 1)
-    experts = min(g.mlp.num_experts for g in architecture.layers if g.mlp is not None and g.mlp.kind == "moe")
-    if group % size or experts % size:
-        valid = [str(n) for n in range(1, group + 1) if group % n == 0 and experts % n == 0]
-        at = "expert_parallel_size" if given.expert_parallel_size else "enable_expert_parallel"
-        raise error(("engine", at), f"{size} must divide the {group} GPUs of a stage and the {experts} experts",
-                    value=getattr(given, at), choices=valid)  # fmt: skip
-    return size
-
-
-def _check_policy(
-    loaded: LoadedScenario, key: KeyPath, policy: Policy, table: Mapping[str, Callable[..., Any]]
-) -> None:
-    if policy.kind not in table:
-        raise loaded.document.error(key, "unknown policy", value=policy.kind, choices=sorted(table))
-    keyword_only = [
-        name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
-    ]
-    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold"}
-    valid = sorted(set(keyword_only) - own)
-    for option in policy.options:
-        if option not in valid:
-            raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
+    axes = given.quantization if isinstance(given.quantization, dict) else {}
+    with loaded.document.blamed(("engine", "quantization")):
+        try:
+            return parse_quantization(
+                given.quantization, architecture, kv_cache_dtype=given.kv_cache_dtype, key="engine.quantization"
+            )
+        except ConfigError as error:
+            if error.key != "engine.quantization.kv_cache" or "kv_cache" in axes:
+                raise
+            raise error.placed(**loaded.document.place(("engine", "kv_cache_dtype"))) from None
 
 
 def _memory(
     engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
 ) -> MemoryPlan:
     tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
-    widths = ForwardWidths.of(architecture)
+    widths = _widths(architecture)
     demand = MemoryDemand(
         weight_bytes=architecture.weight_bytes(scheme, engine.layout),
         activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
@@ -373,5 +280,43 @@ def _memory(
     return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)
 
 
-def _first(given: Any, default: Any) -> Any:
-    return default if given is None else given
+def _widths(architecture: ModelArchitecture) -> ForwardWidths:
+    qkv = max((m.n for m in architecture.matrices() if m.role in ("qkv", "q_b", "q", "linear_in")), default=0)
+    mlps = [group.mlp for group in architecture.layers if group.mlp is not None]
+    widest = max(mlps, key=lambda mlp: mlp.intermediate_size)
+    moe = next((mlp for mlp in mlps if mlp.kind == "moe"), None)
+    return ForwardWidths(
+        architecture.hidden_size, (moe or widest).intermediate_size, qkv, architecture.vocab_size,
+        moe.experts_per_token if moe is not None else 1,
+    )  # fmt: skip
+
+
+def _notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
+    notes = []
+    form = matmul_format(scheme, "gate_up", gpu)
+    wanted = scheme.compute_format("gate_up").tensor_rate
+    if form.compute != wanted:
+        notes.append(f"{gpu.name} has no {wanted} tensor cores: {form.name} weights are expanded and multiplied in "
+                     f"{form.compute}")  # fmt: skip
+    return notes
+
+
+def _check_context(written: WrittenWorkload, engine: Engine) -> None:
+    """A workload in which every request is too long is a mistake, not a result."""
+    spec = written.spec
+    if spec.input_tokens is None or spec.output_tokens is None:
+        return
+    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
+    answer = min(answer, spec.max_output_tokens or answer)
+    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
+    if prompt + answer > engine.max_model_len:
+        longer = "input_tokens" if prompt >= answer else "output_tokens"
+        raise written.document.error(
+            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
+            f"{engine.max_model_len}: no request could be served",
+        )  # fmt: skip
+
+
+def _shortest(law: Any) -> int:
+    """The fewest tokens a length law can draw, as far as its keys say so."""
+    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))

@@ -30,7 +30,7 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
-    ("written_workload", "model_formats"),
+    ("engine_settings",),
     ("build",),
     ("resolved",),
     ("run",),
