@@ -38,6 +38,7 @@ class Engine:
     data_parallel_size: int
     expert_parallel_size: int
     async_scheduling: bool
+    length_predictor: dict[str, Any] | None
     host: dict[str, float]
 
     @property
@@ -70,7 +71,7 @@ def resolve_engine(
     kv = given.kv_cache
     engine = Engine(
         preset=given.preset,
-        scheduler={"kind": scheduler.kind, **scheduler.options},
+        scheduler=scheduler.as_dict(),
         max_num_seqs=given.max_num_seqs or seqs,
         max_num_batched_tokens=given.max_num_batched_tokens or budget,
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
@@ -95,6 +96,7 @@ def resolve_engine(
         data_parallel_size=given.data_parallel_size,
         expert_parallel_size=_expert_parallel(loaded, architecture),
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
+        length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
     )
     _check_limits(loaded, engine, architecture, gpu)
@@ -155,6 +157,7 @@ def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[st
     named = {
         ("engine", "scheduler"): given.scheduler,
         ("engine", "kv_cache", "allocator"): Policy(kind=given.kv_cache.allocator),
+        ("engine", "length_predictor"): given.length_predictor,
         ("replicas", "router"): loaded.scenario.replicas.router,
     }
     for key, policy in named.items():

@@ -65,6 +65,7 @@ class Request:
         "id",
         "joined_step",
         "max_output_tokens",
+        "predicted_output_tokens",
         "preempted_at_ps",
         "preempted_ps",
         "preemptions",
@@ -90,6 +91,8 @@ class Request:
         self.id, self.arrival_ps, self.prompt_tokens, self.traits = id, arrival_ps, prompt_tokens, traits
         self._output_tokens = output_tokens
         self.max_output_tokens = output_tokens if max_output_tokens is None else max_output_tokens
+        self.predicted_output_tokens = self.max_output_tokens
+        """What a `LengthPredictor` guessed when the request arrived; without one, the longest output allowed."""
         self.state = State.WAITING
         self.computed_tokens = self.emitted_tokens = self.cached_tokens = self.preemptions = self.preempted_ps = 0
         self.target_tokens = prompt_tokens

@@ -52,6 +52,10 @@ class Policy(BaseModel):
         """Everything beside the name."""
         return dict(self.model_extra or {})
 
+    def as_dict(self) -> dict[str, Any]:
+        """Name and options as they may be written."""
+        return {"kind": self.kind, **self.options}
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"type": "string"}, handler(core)]}
@@ -119,6 +123,11 @@ class EngineSpec(BaseModel):
         default=None, description="groups of GPUs that hold whole experts (SGLang --ep-size); default: all or one"
     )
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
+    length_predictor: Policy | None = Field(
+        default=None,
+        description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
+        "window); without one they see the longest output allowed",
+    )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
     @field_validator("dtype")
@@ -222,7 +231,7 @@ def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
     if depth == len(key):
         return value
     part = key[depth]
-    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router"):
+    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router", "length_predictor"):
         here = {"kind": here}
     if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]

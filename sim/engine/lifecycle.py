@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from sim.batch import DecodeBatch
 from sim.engine.recorder import Recorder, Rows
 from sim.kv.base import KVAllocator
+from sim.predictors import LengthPredictor
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
 
@@ -35,6 +36,7 @@ class Lifecycle:
         # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
+        self._predictor: LengthPredictor | None = None
         self._drains = scheduler.drains_together
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._start = 0  # of the run in force
@@ -130,6 +132,8 @@ class Lifecycle:
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
         self.outstanding -= 1
+        if self._predictor is not None and reason is Reason.NONE:
+            self._predictor.observe(request)
         add_request(self._requests, request, self.index, reason, now)
         self._ended(request, now)
 

@@ -15,6 +15,7 @@ from sim.engine.lifecycle import EndHandler, Lifecycle
 from sim.engine.recorder import Recorder
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
+from sim.predictors import LengthPredictor
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
@@ -31,6 +32,8 @@ class ReplicaParts:
     lead: int = 0
     max_run: int = NO_LIMIT
     """Most steps executed per plan; 1 is single-stepping."""
+    predictor: LengthPredictor | None = None
+    """Guesses the output lengths that policies see."""
 
 
 class Replica(Lifecycle):
@@ -51,6 +54,7 @@ class Replica(Lifecycle):
         ended: EndHandler,
     ) -> None:
         super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
+        self._predictor = parts.predictor
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
@@ -66,6 +70,8 @@ class Replica(Lifecycle):
     def submit(self, request: Request) -> None:
         """A request arrives."""
         self.outstanding += 1
+        if self._predictor is not None:
+            request.predicted_output_tokens = self._predictor.predict(request)
         if self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
 
