@@ -92,7 +92,7 @@ class Series:
     kv_blocks_filled: Floats
     """Blocks that the stored tokens would fill, and states of fixed size."""
     kv_blocks_unused: Floats
-    """Room in `kv_blocks` that its requests never fill: internal fragmentation. The rest is reserved for tokens to come.
+    """Room in `kv_blocks` that its requests never fill: internal fragmentation. The rest is reserved for what comes.
 
     What a request held unused at its end counts from its admission on, less the time it was preempted.
     """
@@ -284,7 +284,7 @@ def _unused_tokens(requests: Table, grid: Grid) -> Floats:
 
 
 def _overlap(intervals: Iterable[tuple[Column, ...]], grid: Grid) -> Floats:
-    """Mean number (or, of triples, weight) of the intervals [begin, end) that are open, in each interval of the grid."""
+    """Mean number (of triples: weight) of the intervals [begin, end) that are open, in each interval of the grid."""
     open_time = np.zeros(grid.bins + 1)
     for begin, end, *weights in intervals:
         open_time += _time_since(begin, grid, *weights) - _time_since(end, grid, *weights)

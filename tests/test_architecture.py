@@ -30,6 +30,7 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
+    ("kv_settings",),
     ("engine_settings",),
     ("build",),
     ("resolved",),

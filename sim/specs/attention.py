@@ -1,7 +1,7 @@
 """The kinds of attention a layer can have: what they multiply by and what they keep in the KV cache.
 
-Every kind answers the same questions (`matrices`, `kv_bytes_per_token`, `state_bytes`, `limit_tokens`, `bounded`); tell them
-apart by `kind`.
+Every kind answers the same questions (`matrices`, `kv_bytes_per_token`, `state_bytes`, `limit_tokens`, `bounded`); tell
+them apart by `kind`.
 """
 
 from __future__ import annotations
