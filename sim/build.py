@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,12 @@ from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_
 from sim.engine_settings import Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
+from sim.kv.bounded import BoundedKV
+from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
+from sim.kv.predicted import PredictedKV
 from sim.kv.prefix_cache import PrefixCachedKV
+from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
 from sim.presets import EnginePreset
@@ -70,6 +75,8 @@ QUEUE_ORDERS: Mapping[str, Callable[..., Queue]] = {
 }
 ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PagedKV,
+    "max-length": MaxLengthKV,
+    "predicted": PredictedKV,
 }
 PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PrefixCachedKV,
@@ -80,6 +87,10 @@ PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
     "noisy": NoisyPredictor,
     "quantile": QuantilePredictor,
 }
+BOUNDED: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": BoundedKV,
+}
+"""What takes an allocator's place, if it needs to, when sequences outgrow what the cache keeps of them."""
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),
     "random": Random,
@@ -129,9 +140,7 @@ class Setup:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
-        cached = engine.kv_cache["enable_prefix_caching"] and self.workload.has_prefixes
-        allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
-        kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
+        kv = self._allocator()
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
@@ -144,6 +153,27 @@ class Setup:
         )  # fmt: skip
         predictor = _predictor(engine, self.scenario.seed)
         return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether prompts find what others have computed."""
+        return bool(self.engine.kv_cache["enable_prefix_caching"]) and self.workload.has_prefixes
+
+    @property
+    def bound_tokens(self) -> int | None:
+        """The most tokens of a sequence that the cache keeps, where that is fewer than it may have."""
+        limit = self.architecture.kv_limit_tokens
+        return None if limit is None or limit >= self.engine.max_model_len or self.shares_prefixes else limit
+
+    def _allocator(self) -> KVAllocator:
+        options = dict(self.engine.kv_cache["allocator"])
+        kind = options.pop("kind")
+        make = PREFIX_CACHES[kind] if self.shares_prefixes else ALLOCATORS[kind]
+        if self.bound_tokens is not None:
+            make = BOUNDED.get(kind, make)
+        known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}
+        options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
+        return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
 
     def router(self) -> Router:
         """The router of the run."""
@@ -162,6 +192,7 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     with blamed(("model",)):
         architecture = load_model(scenario.model, beside=path)
     architecture, notes = with_dtype(architecture, loaded, gpu)
+    architecture, window_notes = with_kv_window(loaded, architecture)
     written = written_workload(loaded)
     scheme = quantization_of(loaded, architecture)
     check_policies(loaded, POLICIES)
@@ -188,7 +219,7 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         )
         if workload.num_requests == 0:
             raise ConfigError("no request is left to replay", key="trace", value=spec.trace)
-    notes += format_notes(gpu, scheme) + list(workload.notes)
+    notes += window_notes + format_notes(gpu, scheme) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,

@@ -30,6 +30,7 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
+    ("kv_settings",),
     ("engine_settings", "written_workload", "model_formats"),
     ("build",),
     ("resolved",),
