@@ -77,6 +77,7 @@ class Request:
         "state",
         "target_tokens",
         "traits",
+        "unused_tokens",
     )
 
     def __init__(
@@ -100,6 +101,8 @@ class Request:
         already emitted."""
         self.reserved_tokens = 0
         """Owned by the KV allocator: tokens that have room in the cache."""
+        self.unused_tokens = 0
+        """Written by the KV allocator at a release: room that the request held and never filled."""
         self.scheduled_ps = self.first_token_ps = self.preempted_at_ps = -1
         self.joined_step = -1
         """Owned by `DecodeBatch`: its step count when this request joined; -1 while it does not decode."""

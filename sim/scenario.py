@@ -29,6 +29,7 @@ from sim.slo import check_objective
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 _MOST = 2**31 - 1
+_POLICY_KEYS = ("scheduler", "scheduling_policy", "length_predictor", "allocator", "router")
 
 Count = Annotated[int, Field(gt=0, le=_MOST)]
 Objective = Annotated[str, AfterValidator(check_objective)]
@@ -66,10 +67,18 @@ class KVCacheSpec(BaseModel):
 
     model_config = _STRICT
 
-    allocator: str = Field(default="paged", description="policy that hands out KV memory: paged")
+    allocator: Policy = Field(
+        default=Policy(kind="paged"), description="policy that hands out KV memory: paged, max-length or predicted"
+    )
     block_size: int | None = Field(default=None, gt=0, le=4096, description="tokens per KV block (vLLM --block-size)")
     enable_prefix_caching: bool | None = Field(
         default=None, description="share KV blocks of equal prompt prefixes (vLLM --enable-prefix-caching)"
+    )
+    sliding_window: Count | None = Field(
+        default=None, description="keep the last so many tokens of every sequence, whatever the model (StreamingLLM)"
+    )
+    attention_sinks: int | None = Field(
+        default=None, ge=0, le=_MOST, description="keep the first so many as well; StreamingLLM found 4 enough"
     )
 
 
@@ -244,7 +253,7 @@ def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
     if depth == len(key):
         return value
     part = key[depth]
-    if isinstance(here, str) and key[depth - 1] in ("scheduler", "scheduling_policy", "length_predictor", "router"):
+    if isinstance(here, str) and key[depth - 1] in _POLICY_KEYS:
         here = {"kind": here}
     if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]

@@ -266,6 +266,7 @@ class Replica(Lifecycle):
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
                 prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
+                kv.stranded_blocks,
             ))  # fmt: skip
 
     def stop(self) -> None:

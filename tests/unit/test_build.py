@@ -34,7 +34,7 @@ def test_defaults_come_from_the_preset_and_the_model() -> None:
     """vLLM V1 on one H100: what is left out is filled in."""
     engine = setup().engine
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_model_len) == (1024, 8192, 131072)
-    assert engine.kv_cache == {"allocator": "paged", "block_size": 16, "enable_prefix_caching": True}
+    assert engine.kv_cache == {"allocator": {"kind": "paged"}, "block_size": 16, "enable_prefix_caching": True}
     assert (engine.scheduler, engine.dtype, engine.gpu_memory_utilization) == ({"kind": "chunked"}, "bfloat16", 0.9)
     assert engine.async_scheduling
 
