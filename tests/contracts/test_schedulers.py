@@ -146,7 +146,6 @@ class ForLoop:
         running = self.scheduler.running()
         self.kv.check([(r, context(r) if r.joined_step >= 0 else r.computed_tokens) for r in running])
 
-
     def _finish(self, request: Request) -> None:
         request.state = State.COMPLETED
         self.batch.leave(request, request._finish_step)

@@ -96,4 +96,4 @@ def test_leaping_changes_nothing(policy: str, order: str) -> None:
         leaping = play(scenario, wrap=wrap)
         assert_same(leaping, play(scenario, max_run=1, wrap=wrap))
         preempted += int(leaping.requests["preemptions"].sum())
-    assert preempted > (2 if policy.startswith("sglang") else 15)
+    assert preempted > (0 if policy.startswith("sglang") else 15)
