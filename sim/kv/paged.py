@@ -9,7 +9,7 @@ from sim.kv.base import GRANTED, Grant, KVUsage
 from sim.request import Request
 from sim.units import ceil_div
 
-_GROWING = -1
+GROWING = -1
 """In `Request.reserved_tokens`: the request decodes, and what it holds follows from its context."""
 
 
@@ -59,7 +59,7 @@ class PagedKV:
 
     def grow(self, request: Request) -> None:
         """From the next step on this request adds a token per step to those it has computed."""
-        request.reserved_tokens = _GROWING
+        request.reserved_tokens = GROWING
         self._count(request.computed_tokens, 1)
 
     def shortage(self) -> int:
@@ -92,7 +92,7 @@ class PagedKV:
     def release(self, request: Request) -> None:
         """Free the blocks of a request that prefills, or decodes and has left the batch."""
         held, reserved = request.computed_tokens, request.reserved_tokens
-        if reserved == _GROWING:
+        if reserved == GROWING:
             self._count(held, -1)
         elif reserved > held:
             held = reserved
@@ -113,7 +113,7 @@ class PagedKV:
         """`shared`: blocks that are counted once too often for every holder but the first."""
         held, growing = -shared, 0
         for request, tokens in holders:
-            growing += request.reserved_tokens == _GROWING
+            growing += request.reserved_tokens == GROWING
             held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed
         if held + self.free_blocks != self.total_blocks or growing != self._growing or sum(self._due) != 2 * growing:
             raise InvariantError(
