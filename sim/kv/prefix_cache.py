@@ -57,11 +57,12 @@ class PrefixCachedKV(PagedKV):
         if not request.traits.prefix_hashes:
             return False
         self._take_owed()
-        prompt, size = self._prompt(request), self.block_tokens
+        prompt = self._prompt(request)
         _, found, held = prompt.find(self._limit(request, prompt))
-        total = min(found * size + tokens, request.target_tokens)
-        need = (total + size - 1) // size + self._fixed - held
-        return need <= self.free_blocks - self._due[self._phase]
+        self.free_blocks += held
+        fits = super().can_reserve(request, min(found * self.block_tokens + tokens, request.target_tokens))
+        self.free_blocks -= held
+        return fits
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for a chunk, behind what others have computed already when it is the first one."""
@@ -110,21 +111,23 @@ class PrefixCachedKV(PagedKV):
         later = (places[c] > places[r] for r in runs if not r.refs for c in r.children.values())
         self._demand(not any(later), "a beginning that is taken before its end")
         shared = sum((run.refs - 1) * run.blocks for run in runs if run.refs)
-        self._check_counts(holders, shared)
+        self.free_blocks -= shared
+        try:
+            super().check(holders)
+        finally:
+            self.free_blocks += shared
 
     def _admit(self, request: Request, tokens: int) -> Grant | None:
         """Look for the prompt, hold what is found, and take what is missing."""
         self._take_owed()
-        prompt, size, target = self._prompt(request), self.block_tokens, request.target_tokens
+        prompt, target = self._prompt(request), request.target_tokens
         path, found, held = prompt.find(self._limit(request, prompt))
-        cached = found * size
-        total = cached + tokens if cached + tokens < target else target
-        need = (total + size - 1) // size + self._fixed - held
-        if need > self.free_blocks - self._due[self._phase]:
+        cached = found * self.block_tokens
+        self.free_blocks += held  # what others hold needs no room
+        if super().reserve(request, cached + tokens if cached + tokens < target else target) is None:
+            self.free_blocks -= held
             return None
-        self.free_blocks -= need
-        self.stored_tokens += total - held * size
-        request.reserved_tokens = total
+        self.stored_tokens -= held * self.block_tokens
         self._prompts[request] = prompt
         if path:
             self._hold(prompt, path, found)
