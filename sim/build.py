@@ -32,6 +32,7 @@ from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
+from sim.kv.radix_cache import RadixCachedKV
 from sim.presets import EnginePreset, load_preset
 from sim.scenario import LoadedScenario, Policy, Scenario
 from sim.schedulers.base import Scheduler
@@ -56,9 +57,11 @@ ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PagedKV,
 }
 PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
-    "paged": PrefixCachedKV,
+    "hash_block": PrefixCachedKV,
+    "radix": RadixCachedKV,
 }
-"""What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
+"""By way of matching: what takes the place of `paged` when prefix caching is enabled and prompts have something known
+about them."""
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),
     "random": Random,
@@ -146,9 +149,7 @@ class Setup:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
-        cached = engine.kv_cache["enable_prefix_caching"] and self.workload.has_prefixes
-        allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
-        kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
+        kv = self._allocator()
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
@@ -160,6 +161,13 @@ class Setup:
             max_num_batched_tokens=budget * lanes, **options,
         )  # fmt: skip
         return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run)
+
+    def _allocator(self) -> KVAllocator:
+        kv = self.engine.kv_cache
+        make, options = ALLOCATORS[kv["allocator"]], {}
+        if kv["enable_prefix_caching"] and self.workload.has_prefixes:
+            make, options = PREFIX_CACHES[kv["prefix_cache"]["match"]], {"eviction": kv["prefix_cache"]["eviction"]}
+        return make(self.num_blocks, kv["block_size"], self.fixed_blocks, **options)
 
     def router(self) -> Router:
         """The router of the run."""
@@ -278,6 +286,10 @@ def _resolve(
     if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
         seqs = min(seqs, given.max_num_batched_tokens)
     kv = given.kv_cache
+    prefix_cache = preset.prefix_cache.model_copy(update=kv.prefix_cache.model_dump(exclude_none=True))
+    _check_policy(
+        loaded, ("engine", "kv_cache", "prefix_cache", "match"), Policy(kind=prefix_cache.match), PREFIX_CACHES
+    )
     engine = Engine(
         preset=given.preset,
         scheduler={"kind": scheduler.kind, **scheduler.options},
@@ -288,8 +300,9 @@ def _resolve(
         gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
         kv_cache={
             "allocator": kv.allocator,
-            "block_size": kv.block_size or preset.block_size,
+            "block_size": kv.block_size or (1 if kv.prefix_cache.match == "radix" else preset.block_size),
             "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
+            "prefix_cache": prefix_cache.model_dump(),
         },
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
