@@ -64,8 +64,8 @@ class PrefixCacheSpec(BaseModel):
 
     match: str | None = Field(
         default=None,
-        description="hash_block: full blocks, each known by all before it (vLLM); radix: a tree of tokens, evicted leaf "
-        "by leaf (SGLang), with a block_size of 1 unless you say another",
+        description="hash_block: full blocks, each known by all before it (vLLM); radix: a tree of tokens, evicted "
+        "leaf by leaf (SGLang), with a block_size of 1 unless you say another",
     )
     eviction: Literal["lru", "lfu"] | None = Field(
         default=None, description="what goes first: the least recently or the least frequently used"

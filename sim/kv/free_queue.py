@@ -109,8 +109,8 @@ class RankedQueue:
     """What nobody can ask for first, then the run of the lowest rank, and among equals the one let go the longest ago.
 
     The rank is the number of requests that have used a run (`by_hits`: least frequently used), or the same for all
-    (least recently used). `whole`: a run is taken as a whole, as SGLang evicts a leaf of its tree; what is not needed of
-    it joins the blocks without content. All operations take O(log n) in the number of different ranks.
+    (least recently used). `whole`: a run is taken as a whole, as SGLang evicts a leaf of its tree; what is not needed
+    of it joins the blocks without content. All operations take O(log n) in the number of different ranks.
     """
 
     __slots__ = ("_buckets", "_by_hits", "_ranks", "_unknown", "_whole", "blocks")

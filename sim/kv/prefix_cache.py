@@ -25,8 +25,8 @@ class PrefixCachedKV(PagedKV):
     beyond the prompt, once their request has left (finished, aborted or preempted) or prefills them again; vLLM offers
     them as they fill, which nobody sees whose next turn comes after the answer. The last token of an answer is never in
     the cache, because nothing was computed from it. Where vLLM keeps two blocks of the same content, filled side by
-    side, only the first can be found here, and nothing that follows the second. Blocks for the next token of the decodes
-    are taken after those of the chunks in the same step.
+    side, only the first can be found here, and nothing that follows the second. Blocks for the next token of the
+    decodes are taken after those of the chunks in the same step.
 
     `eviction` is `lru`, or `lfu`: the block that the fewest requests have held since it was filled goes first, among
     equals the least recently used, and blocks that nobody can ask for before all others.

@@ -18,8 +18,8 @@ class RadixCachedKV(PrefixCachedKV):
     prompt is planned, when the prompt is complete, and when the request leaves; (3) whoever inserts what is there
     already gives its own copy back and holds the other; (4) each insertion makes a node of what it adds, a match that
     ends inside a node splits it, nodes are never joined, and a leaf nobody holds is evicted entirely, although less may
-    be needed. Its parent is then a leaf. `eviction`: the leaf that was let go the longest ago (`lru`), or the one that the
-    fewest requests have held (`lfu`).
+    be needed. Its parent is then a leaf. `eviction`: the leaf that was let go the longest ago (`lru`), or the one that
+    the fewest requests have held (`lfu`).
     """
 
     __slots__ = ()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from plain_caches import Guest, PlainBlocks, PlainRadix
+
 from scenarios import examples
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
