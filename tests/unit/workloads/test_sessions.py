@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_each_prompt_is_all_that_was_said_and_what_the_user_adds() -> None:
         longest = max(longest, len(turns))
         assert [r.traits.turn for r in turns] == list(range(len(turns)))
         assert [r.id for r in turns] == list(range(turns[0].id, turns[0].id + len(turns)))
-        for before, after in zip(turns, turns[1:], strict=False):
+        for before, after in itertools.pairwise(turns):
             assert 5 <= after.prompt_tokens - before.prompt_tokens - before._output_tokens <= 60
             assert after.arrival_ps > before.arrival_ps + PS_PER_S
     assert longest == 5
@@ -165,7 +166,7 @@ def test_sessions_cannot_be_written_as_a_trace_and_need_an_end() -> None:
 
 @pytest.mark.parametrize("match", ["hash_block", "radix"])
 def test_a_later_turn_finds_all_that_was_said(match: str) -> None:
-    """With memory to spare, all but the last token of the answer before is found: in whole blocks, or token by token."""
+    """With memory to spare, all but the last token of the answer before is found, in whole blocks or by the token."""
     scenario = {
         "model": "meta-llama/Llama-3.1-8B",
         "hardware": "h100-sxm",
@@ -178,6 +179,6 @@ def test_a_later_turn_finds_all_that_was_said(match: str) -> None:
                       strict=True))  # fmt: skip
     size = setup.engine.kv_cache["block_size"]
     assert [row[3] for row in rows[::4]] == [0] * 15
-    for (_, prompt, output, _), (turn, _, _, cached) in zip(rows, rows[1:], strict=False):
+    for (_, prompt, output, _), (turn, _, _, cached) in itertools.pairwise(rows):
         if turn % 4:
             assert cached == (prompt + output - 1) // size * size
