@@ -35,6 +35,7 @@ from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.kv.prefix_cache import PrefixCachedKV
+from sim.kv.radix_cache import RadixCachedKV
 from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
@@ -79,9 +80,11 @@ ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "predicted": PredictedKV,
 }
 PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
-    "paged": PrefixCachedKV,
+    "hash_block": PrefixCachedKV,
+    "radix": RadixCachedKV,
 }
-"""What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
+"""By way of matching: what takes the place of `paged` when prefix caching is enabled and prompts have something known
+about them."""
 PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
     "oracle": OraclePredictor,
     "noisy": NoisyPredictor,
@@ -100,6 +103,7 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
     ("engine", "kv_cache", "allocator"): ALLOCATORS,
+    ("engine", "kv_cache", "prefix_cache", "match"): PREFIX_CACHES,
     ("engine", "length_predictor"): PREDICTORS,
     ("replicas", "router"): ROUTERS,
 }
@@ -168,7 +172,11 @@ class Setup:
     def _allocator(self) -> KVAllocator:
         options = dict(self.engine.kv_cache["allocator"])
         kind = options.pop("kind")
-        make = PREFIX_CACHES[kind] if self.shares_prefixes else ALLOCATORS[kind]
+        make = ALLOCATORS[kind]
+        if self.shares_prefixes:
+            prefix_cache = self.engine.kv_cache["prefix_cache"]
+            make = PREFIX_CACHES[prefix_cache["match"]]
+            options["eviction"] = prefix_cache["eviction"]
         if self.bound_tokens is not None:
             make = BOUNDED.get(kind, make)
         known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}

@@ -160,12 +160,17 @@ def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[st
     named = {
         ("engine", "scheduler"): given.scheduler,
         ("engine", "kv_cache", "allocator"): given.kv_cache.allocator,
+        ("engine", "kv_cache", "prefix_cache", "match"): _named(given.kv_cache.prefix_cache.match),
         ("engine", "length_predictor"): given.length_predictor,
         ("replicas", "router"): loaded.scenario.replicas.router,
     }
     for key, policy in named.items():
         if policy is not None:
             _check_policy(loaded, key, policy, policies[key])
+
+
+def _named(kind: str | None) -> Policy | None:
+    return None if kind is None else Policy(kind=kind)
 
 
 def _check_policy(

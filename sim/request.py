@@ -39,6 +39,9 @@ class Traits:
     prefix_hashes: tuple[int, ...] = ()
     """Identity of the prompt's content, one hash per `prefix_block_tokens` tokens (Mooncake: 512)."""
     prefix_block_tokens: int = 0
+    hashes_output: bool = False
+    """Whether `prefix_hashes` go on beyond the prompt, as far as the longest output: in a session the next prompt
+    begins with what is generated now, and a cache that knows its identity can be asked for it."""
     slo_class: str = ""
 
 
