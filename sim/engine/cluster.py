@@ -9,9 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import simpy
-
-from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm
+from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm, Clock
 from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
@@ -44,7 +42,7 @@ class Cluster:
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
     ) -> None:
-        self.env = simpy.Environment(initial_time=0)  # an integer, and so are all delays: the clock counts picoseconds
+        self.env = Clock()
         self.recorder = Recorder(directory)
         self.replicas = [Replica(self.env, i, p, self.recorder, self._ended) for i, p in enumerate(parts)]
         self.submitted = self.ended = 0

@@ -5,12 +5,10 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-import simpy
-
 from sim.batch import DecodeBatch
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
-from sim.engine.events import BOUNDARY, PLAN, Alarm
+from sim.engine.events import BOUNDARY, PLAN, Alarm, Clock
 from sim.engine.lifecycle import EndHandler, Lifecycle
 from sim.engine.recorder import Recorder
 from sim.errors import InvariantError
@@ -44,7 +42,7 @@ class Replica(Lifecycle):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         index: int,
         parts: ReplicaParts,
         recorder: Recorder,
@@ -109,20 +107,36 @@ class Replica(Lifecycle):
 
     # ---- the loop: plan, wait, apply, record
     def _begin(self, _: object = None) -> None:
-        """Plan the next run and sleep until its last boundary (lead = 1: until its last step starts)."""
+        """Plan runs and execute them, one after the other, as long as nothing else happens before they end."""
         self._planning = False
+        env = self._env
+        wake = self._plan_run()
+        while wake >= 0:
+            if not env.reach(wake):
+                now: int = env._now  # type: ignore[assignment]
+                self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
+                return
+            wake = self._plan_run() if self._commit() else -1
+
+    def _end(self, alarm: Alarm) -> None:
+        """The boundary the run was waiting for."""
+        if alarm is self._alarm and self._commit():  # if not, it was superseded by an interruption
+            self._begin()
+
+    def _plan_run(self) -> int:
+        """Plan the next run; the time of its last boundary (lead = 1: when its last step starts), -1 without a plan."""
         env = self._env
         now: int = env._now  # type: ignore[assignment]
         plan = self._scheduler.plan(now)
         if plan is not DECODE:
             if isinstance(plan, Idle):
                 self._wait(plan.until_ps, now)
-                return
+                return -1
             if plan.preempted is not None:
                 self._note_preempted(plan.preempted, now)
             if not plan.chunks and not plan.decodes:
                 self._wait(NO_LIMIT, now)
-                return
+                return -1
         limit = self._fill_shape(plan)
         self._plan = plan
         self._running = running = self._scheduler.num_running
@@ -132,13 +146,10 @@ class Replica(Lifecycle):
         self._steps = steps = times.steps
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
-        wake = start if steps == self._lead else start + times.end_of(steps - self._lead)
-        self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
+        return start if steps == self._lead else start + times.end_of(steps - self._lead)
 
-    def _end(self, alarm: Alarm) -> None:
-        """The boundary the run was waiting for: commit the run, end requests, plan again."""
-        if alarm is not self._alarm:
-            return  # superseded by an interruption
+    def _commit(self) -> bool:
+        """The run is over: record and commit it, end requests. True if the next one can be planned at once."""
         plan, times, k = self._plan, self._times, self._steps
         if plan is None or times is None:
             raise InvariantError(f"replica {self.index} woke up without a plan")
@@ -163,8 +174,8 @@ class Replica(Lifecycle):
         queue = env._queue
         if queue and queue[0][0] == now:
             self._plan_soon()  # something else happens at this very instant
-        else:
-            self._begin()
+            return False
+        return True
 
     def _fill_shape(self, plan: StepPlan) -> int:
         """Set the shape to the plan's first step; return for how many steps nothing can change."""
