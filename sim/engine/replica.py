@@ -13,7 +13,7 @@ from sim.engine.lifecycle import EndHandler, Lifecycle
 from sim.engine.recorder import Recorder
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
-from sim.request import Reason, Request, State
+from sim.request import NO_REASON, RUNNING, WAITING, Reason, Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
 
@@ -40,6 +40,11 @@ class Replica(Lifecycle):
     of the clock; requests still end when their last step really ends.
     """
 
+    __slots__ = (
+        "_add_step", "_alarm", "_boundary_ps", "_env", "_lead", "_max_run", "_pack_step", "_plan", "_plan_alarm",
+        "_planning", "_running", "_shape", "_steps", "_timer", "_times", "_waiting", "_wake_ps",
+    )  # fmt: skip
+
     def __init__(
         self,
         env: Clock,
@@ -54,7 +59,9 @@ class Replica(Lifecycle):
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
         self._plan: StepPlan | None = None  # in force; None: nothing is planned
         self._times: StepTimes | None = None
-        self._alarm: Alarm | None = None  # the wake-up that counts; older ones are ignored
+        self._alarm = Alarm(env, BOUNDARY + index, None, self._ring)
+        self._wake_ps = -1  # when it counts; at other times an interruption has superseded it
+        self._plan_alarm = Alarm(env, PLAN + index, None, self._begin)
         self._planning = False
         self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
@@ -69,16 +76,16 @@ class Replica(Lifecycle):
 
     def refusal(self, request: Request) -> Reason:
         """Why this replica could never serve the request, or NONE."""
-        return Reason.NEVER_FITS if self._kv.blocks_for(request) > self._kv.total_blocks else Reason.NONE
+        return Reason.NEVER_FITS if self._kv.blocks_for(request) > self._kv.total_blocks else NO_REASON
 
     def time_out(self, request: Request) -> None:
         """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
         now = self._now
-        if request.state is State.WAITING and request.segment_start_ps <= now:
+        if request.state is WAITING and request.segment_start_ps <= now:
             request.state = State.ABORTED
             self._scheduler.abort(request)
             self._close(request, Reason.CLIENT_TIMEOUT, now)
-        elif request.state in (State.WAITING, State.RUNNING):
+        elif request.state in (WAITING, RUNNING):
             self._gone.append(request)
             if self._plan is None and (self._boundary_ps == now or self._free_ps <= now):
                 self._end_gone(now)
@@ -111,18 +118,27 @@ class Replica(Lifecycle):
     def _begin(self, _: object = None) -> None:
         """Plan runs and execute them, one after the other, as long as nothing else happens before they end."""
         self._planning = False
-        env = self._env
+        self._wake_ps = -1
+        reach = self._env.reach
         wake = self._plan_run()
         while wake >= 0:
-            if not env.reach(wake):
-                now: int = env._now  # type: ignore[assignment]
-                self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
+            if not reach(wake):
+                self._wake_at(wake)
                 return
             wake = self._plan_run() if self._commit() else -1
 
-    def _end(self, alarm: Alarm) -> None:
-        """The boundary the run was waiting for."""
-        if alarm is self._alarm and self._commit():  # if not, it was superseded by an interruption
+    def _wake_at(self, time_ps: int) -> None:
+        self._wake_ps = time_ps
+        self._alarm.set(time_ps)
+
+    def _ring(self, _: object) -> None:
+        """The boundary the run was waiting for, or the end of a wait."""
+        if self._wake_ps != self._env._now:
+            return
+        self._wake_ps = -1
+        if self._plan is None:
+            self._resume()
+        elif self._commit():
             self._begin()
 
     def _plan_run(self) -> int:
@@ -137,9 +153,8 @@ class Replica(Lifecycle):
             if plan.preempted is not None:
                 self._note_preempted(plan.preempted, now)
             if self._drains and self._drain(now):
-                self._alarm = None
                 self._plan_soon()
-                return
+                return -1
             if not plan.chunks and not plan.decodes:
                 self._wait(NO_LIMIT, now)
                 return -1
@@ -215,13 +230,10 @@ class Replica(Lifecycle):
             until_ps = min(until_ps, self._free_ps)
         elif self._scheduler.num_waiting and until_ps >= NO_LIMIT:
             raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
-        self._alarm = None
         if until_ps < NO_LIMIT:
-            self._alarm = Alarm(self._env, BOUNDARY + self.index, max(0, until_ps - now), self._wake)
+            self._wake_at(max(now, until_ps))
 
-    def _wake(self, alarm: Alarm) -> None:
-        if alarm is not self._alarm:
-            return
+    def _resume(self) -> None:
         now = self._now
         self._boundary_ps = now
         if self._free_ps <= now:
@@ -232,7 +244,7 @@ class Replica(Lifecycle):
     def _plan_soon(self) -> None:
         if not self._planning:
             self._planning = True
-            Alarm(self._env, PLAN + self.index, 0, self._begin)
+            self._plan_alarm.set(self._now)
 
     def _interrupt(self) -> None:
         """Make the run in force end at the first boundary at or after now."""
@@ -243,8 +255,7 @@ class Replica(Lifecycle):
             steps = self._steps_until(now)
             if steps < self._steps:
                 self._steps = steps
-                wake = self._start + self._times.end_of(steps - self._lead)
-                self._alarm = Alarm(self._env, BOUNDARY + self.index, wake - now, self._end)
+                self._wake_at(self._start + self._times.end_of(steps - self._lead))
 
     def _steps_until(self, time_ps: int) -> int:
         """How many steps the run has if it is to be followed by a plan at the first boundary at or after a time."""

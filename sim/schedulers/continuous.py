@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from sim.batch import DecodeBatch
 from sim.kv.base import Grant, KVAllocator
-from sim.request import Request, State
+from sim.request import RUNNING, WAITING, Request
 from sim.schedulers.queue_order import FcfsQueue
 from sim.step import DECODE, IDLE, Idle, StepPlan
 
@@ -91,7 +91,7 @@ class ContinuousScheduler:
     def _seat(self, request: Request, tokens: int, grant: Grant) -> int:
         """The head of the queue is admitted; the new tokens of its first chunk. What the cache holds is skipped."""
         self._waiting.pop()
-        request.state = State.RUNNING
+        request.state = RUNNING
         self._running[request.id] = request
         if not grant.cached_tokens:
             return tokens
@@ -132,5 +132,5 @@ class ContinuousScheduler:
         victim.computed_tokens = 0
         victim.target_tokens = victim.prompt_tokens + victim.emitted_tokens
         victim.preemptions += 1
-        victim.state = State.WAITING
+        victim.state = WAITING
         self._waiting.push_front(victim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from sim.request import Request, State
+from sim.request import WAITING, Request
 
 
 class FcfsQueue:
@@ -21,7 +21,7 @@ class FcfsQueue:
         self.size = 0
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for request in self._requests if request.state is State.WAITING)
+        return (request for request in self._requests if request.state is WAITING)
 
     def push(self, request: Request) -> None:
         """A new arrival, at the end."""
@@ -36,7 +36,7 @@ class FcfsQueue:
     def head(self) -> Request:
         """The next request; the queue must not be empty."""
         requests = self._requests
-        while requests[0].state is not State.WAITING:
+        while requests[0].state is not WAITING:
             requests.popleft()
         return requests[0]
 
