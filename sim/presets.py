@@ -57,6 +57,7 @@ class EnginePreset(BaseModel):
     stack: str = Field(default="vllm", description="software stack whose kernels price the steps, where measured")
     block_size: int = Field(gt=0)
     enable_prefix_caching: bool
+    watermark: float = Field(default=0.0, ge=0, lt=1, description="share of KV blocks kept free at admission")
     async_scheduling: bool
     long_prefill_token_threshold: int = Field(ge=0)
     host: HostDefaults = HostDefaults()

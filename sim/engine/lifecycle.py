@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from sim.batch import DecodeBatch
 from sim.engine.recorder import Recorder, Rows
 from sim.kv.base import KVAllocator
+from sim.predictors import LengthPredictor
 from sim.request import COMPLETED, NO_REASON, RUNNING, WAITING, Reason, Request, State
 from sim.schedulers.base import Scheduler
 
@@ -20,8 +21,8 @@ class Lifecycle:
 
     # CPython 3.11 reads up to 30 attributes of an object without slots quickly, and no more.
     __slots__ = (
-        "_batch", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_kv", "_requests", "_scheduler",
-        "_segments", "_start", "index", "outstanding",
+        "_batch", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_kv", "_predictor", "_requests",
+        "_scheduler", "_segments", "_start", "index", "outstanding",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +42,7 @@ class Lifecycle:
         # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
+        self._predictor: LengthPredictor | None = None
         self._drains = scheduler.drains_together
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._start = 0  # of the run in force
@@ -136,6 +138,8 @@ class Lifecycle:
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
         self.outstanding -= 1
+        if self._predictor is not None and reason is NO_REASON:
+            self._predictor.observe(request)
         add_request(self._requests, request, self.index, reason, now)
         self._ended(request, now)
 
@@ -175,5 +179,5 @@ def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now:
     rows.add(rows.pack(
         request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
         now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
-        request.preempted_ps,
+        request.preempted_ps, request.unused_tokens,
     ))  # fmt: skip

@@ -13,6 +13,7 @@ from sim.engine.lifecycle import EndHandler, Lifecycle
 from sim.engine.recorder import Recorder
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
+from sim.predictors import LengthPredictor
 from sim.request import NO_REASON, RUNNING, WAITING, Reason, Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
@@ -29,6 +30,8 @@ class ReplicaParts:
     lead: int = 0
     max_run: int = NO_LIMIT
     """Most steps executed per plan; 1 is single-stepping."""
+    predictor: LengthPredictor | None = None
+    """Guesses the output lengths that policies see."""
 
 
 class Replica(Lifecycle):
@@ -54,6 +57,7 @@ class Replica(Lifecycle):
         ended: EndHandler,
     ) -> None:
         super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
+        self._predictor = parts.predictor
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
@@ -71,6 +75,8 @@ class Replica(Lifecycle):
     def submit(self, request: Request) -> None:
         """A request arrives."""
         self.outstanding += 1
+        if self._predictor is not None:
+            request.predicted_output_tokens = self._predictor.predict(request)
         if self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
 
@@ -282,6 +288,7 @@ class Replica(Lifecycle):
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
                 prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
+                kv.stranded_blocks,
             ))  # fmt: skip
 
     def stop(self) -> None:

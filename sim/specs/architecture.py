@@ -206,16 +206,35 @@ class ModelArchitecture:
 
     @cached_property
     def _growing(self) -> tuple[LayerGroup, ...]:
-        caching = [g for g in self.layers if g.attention and g.attention.kv_bytes_per_token()]
-        unlimited = [g for g in caching if g.attention and g.attention.limit_tokens is None]
-        return tuple(unlimited or caching)
+        """The caching layers that keep the most of a sequence: all of it, or else the longest window."""
+        return tuple(g for g in self._caching if g.attention and g.attention.limit_tokens == self.kv_limit_tokens)
+
+    @cached_property
+    def _caching(self) -> tuple[LayerGroup, ...]:
+        return tuple(g for g in self.layers if g.attention and g.attention.kv_bytes_per_token())
+
+    @cached_property
+    def kv_limit_tokens(self) -> int | None:
+        """The most tokens of a sequence that any layer keeps; None where one keeps all, or none keeps any."""
+        limits = [g.attention.limit_tokens for g in self._caching if g.attention]
+        known = [limit for limit in limits if limit is not None]
+        return max(known) if known and len(known) == len(limits) else None
+
+    def bounded(self, tokens: int) -> ModelArchitecture:
+        """The same model served with a cache that keeps this many tokens of every sequence.
+
+        StreamingLLM (Xiao et al., ICLR 2024): the first few and the last. A token sees so many, wherever they lie, so
+        memory and time are those of a sliding window of this length.
+        """
+        layers = tuple(replace(g, attention=g.attention and g.attention.bounded(tokens)) for g in self.layers)
+        return replace(self, layers=layers)
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2, *, tp: int = 1, pp: int = 1) -> int:
         """KV bytes that one more token of context adds on one GPU (of one: the whole model).
 
         Grouped-query layers are divided by min(tp, kv_heads), latent attention is replicated. Layers that see a
         window only are in `kv_bytes_per_sequence_fixed`, unless all layers are windowed (Mistral-7B-v0.1): then the
-        cache does grow by this much up to the window.
+        cache does grow by this much up to the longest window, `kv_limit_tokens`.
         """
         total = sum(
             group.count * group.attention.kv_bytes_per_token(bytes_per_element, tp)
