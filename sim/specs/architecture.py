@@ -206,7 +206,7 @@ class ModelArchitecture:
     @cached_property
     def _growing(self) -> tuple[LayerGroup, ...]:
         caching = [g for g in self.layers if g.attention and g.attention.kv_bytes_per_token()]
-        unlimited = [g for g in caching if g.attention and g.attention.limit_tokens is None]
+        unlimited = [g for g in caching if g.attention and (g.attention.limit_tokens is None or g.attention.chunk)]
         return tuple(unlimited or caching)
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2, *, tp: int = 1, pp: int = 1) -> int:
@@ -214,7 +214,8 @@ class ModelArchitecture:
 
         Grouped-query layers are divided by min(tp, kv_heads), latent attention is replicated. Layers that see a
         window only are in `kv_bytes_per_sequence_fixed`, unless all layers are windowed (Mistral-7B-v0.1): then the
-        cache does grow by this much up to the window.
+        cache does grow by this much up to the window. Chunked layers (Llama 4) grow: vLLM keeps all their tokens, its
+        hybrid cache manager being off for them (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE; from memory).
         """
         total = sum(
             group.count * group.attention.kv_bytes_per_token(bytes_per_element, tp)
@@ -226,7 +227,7 @@ class ModelArchitecture:
     def kv_bytes_per_sequence_fixed(self, bytes_per_element: float = 2, *, tp: int = 1, pp: int = 1) -> int:
         """The most KV bytes a sequence needs on one GPU beside those that grow with its whole context.
 
-        Sliding-window and chunked layers (window x bytes per token) and the states of linear attention.
+        Sliding-window layers (window x bytes per token) and the states of linear attention.
         """
         total = 0.0
         for group in self.layers:

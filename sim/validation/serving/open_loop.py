@@ -117,6 +117,8 @@ def _engine(engine: Mapping[str, Any]) -> dict[str, Any]:
     keys["gpu_memory_utilization"] = float(engine.get("gpu_memory_utilization") or 0.9)
     cache = {"enable_prefix_caching": bool(engine.get("prefix_caching", True))}
     keys["kv_cache"] = cache | ({"block_size": int(engine["block_size"])} if engine.get("block_size") else {})
+    if engine.get("max_model_len"):
+        keys["max_model_len"] = int(engine["max_model_len"])
     if engine.get("kv_blocks_gpu"):
         keys["num_gpu_blocks_override"] = int(engine["kv_blocks_gpu"])
     return keys
