@@ -43,13 +43,11 @@ _ARGUMENTS = {
     "max-batch-size": "max_num_seqs",
 }
 _APPROXIMATE = {
-    r"enable-expert-parallel|ep[-_]size": "expert parallelism priced as tensor parallelism",
     r"enable-dp-attention": "attention data parallelism priced as tensor parallelism",
     r"quantization|kv-cache-dtype": "quantisation options of the command are not read",
 }
 _NOT_MODELLED = {
     r"speculative": "speculative decoding is not simulated",
-    r"data-parallel|dp[-_]size [2-9]": "data parallelism inside a server is not simulated",
     r"cpu-offload": "weights in host memory are not simulated",
 }
 
@@ -57,9 +55,12 @@ _NOT_MODELLED = {
 def read_row(name: str, row: Row, path: Path) -> Case:
     """A benchmark run. Raises ConfigError for what is not known."""
     command, tp = f"{text(row, 'serve_cmd')} {text(row, 'variant')}", int(number(row, "tp"))
+    experts = re.search(r"--ep[-_]size[ =](\d+)", command)
+    ep = int(experts[1]) if experts else tp if "enable-expert-parallel" in command else 1
     server = Server(
-        text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"), tp=tp, block_scales=True
-    )
+        text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"), tp=tp,
+        pp=int(number(row, "pp", 1)), dp=int(number(row, "dp", 1)), ep=ep, block_scales=True,
+    )  # fmt: skip
     traffic = _traffic(row)
     longest = int((traffic.input_tokens + traffic.output_tokens).max())
     scenario, model = frame(server, longest, path)
@@ -77,8 +78,6 @@ def read_row(name: str, row: Row, path: Path) -> Case:
 def _unless_modelled(case: Case, row: Row, command: str) -> Case:
     if text(row, "speculative") == "yes":
         return case.without("speculative decoding is not simulated", suspect=True)
-    if number(row, "pp", 1) > 1 or number(row, "dp", 1) > 1:
-        return case.without("pipeline stages, or data parallelism inside a server: not simulated")
     found = next((why for words, why in _NOT_MODELLED.items() if re.search(words, command)), None)
     return case.without(found) if found else case
 

@@ -25,6 +25,9 @@ _GAP_ANALYSIS_BUDGET = 2048
 def read_row(name: str, row: Row, path: Path) -> Case:
     """A point of a closed loop. Raises ConfigError for what is not known."""
     isl, osl, clients = (int(number(row, key)) for key in ("isl", "osl", "concurrency"))
+    if suspect := text(row, "suspect"):
+        case = Case(name, path.stem, labels(_server(row)), path)
+        return case.without(f"marked as suspect by the table: {suspect}", suspect=True)
     inferencex = text(row, "dataset").startswith("Inference")
     server = _server(row)
     scenario, model = frame(server, isl + osl, path)
@@ -42,16 +45,10 @@ def read_row(name: str, row: Row, path: Path) -> Case:
         "closed_loop",
         concurrency=clients,
     )
-    gpus = int(number(row, "n_gpus"))
-    case = Case(
+    return Case(
         name, path.stem, labels(server, model), path, scenario, traffic, model.config,
-        one_part(measured(row, _METRICS), count), Nominal(osl, clients, gpus), remarks=_remarks(row),
+        one_part(measured(row, _METRICS), count), Nominal(osl, clients, int(number(row, "n_gpus"))),
     )  # fmt: skip
-    if suspect := text(row, "suspect"):
-        return case.without(f"marked as suspect by the table: {suspect}", suspect=True)
-    if number(row, "attn_dp", 1) > 1 or gpus != server.tp:
-        return case.without("attention data parallelism, or pipeline stages: not in the cost model")
-    return case
 
 
 def _server(row: Row) -> Server:
@@ -59,14 +56,11 @@ def _server(row: Row) -> Server:
     engine = text(row, "engine")
     quantised = dtype.startswith("fp8")
     dense = text(row, "arch_class") != "moe"
+    tp, dp = int(number(row, "tp")), int(number(row, "attn_dp", 1))
     return Server(
-        text(row, "gpu"), text(row, "model"), engine, text(row, "engine_version"), dtype, int(number(row, "tp")),
+        text(row, "gpu"), text(row, "model"), engine, text(row, "engine_version"), dtype, tp,
+        pp=max(int(number(row, "n_gpus")) // (tp * dp), 1), dp=dp, ep=max(int(number(row, "moe_ep", 1)), 1),
         block_scales=not dense or text(row, "gemm_quant") == "fp8_block",
         # TensorRT-LLM's FP8 recipe for dense models includes the cache (modelopt's default).
         kv_dtype="fp8" if quantised and dense and engine.startswith("trt") else "",
     )  # fmt: skip
-
-
-def _remarks(row: Row) -> tuple[str, ...]:
-    ep = number(row, "moe_ep", 1)
-    return ("expert parallelism priced as tensor parallelism",) if ep > 1 else ()

@@ -26,7 +26,8 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     whole = "kv" in dtype.lower() or dtype.lower() == "fp8"
     server = Server(
         text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"), dtype.split(" ")[0],
-        tp, kv_dtype="fp8" if whole and dtype.lower().startswith("fp8") else "",
+        tp, pp=max(int(number(row, "n_gpus")) // tp, 1), ep=tp if _expert_parallel(row) else 1,
+        kv_dtype="fp8" if whole and dtype.lower().startswith("fp8") else "",
     )  # fmt: skip
     scenario, model = frame(server, isl + osl, path)
     static = text(row, "batching").startswith("static")
@@ -41,13 +42,15 @@ def read_row(name: str, row: Row, path: Path) -> Case:
         "gpu_memory_utilization": _KV_FRACTION,
     }
     remarks = []
-    if version_of(server.version) >= (1,) and labels(server, model)["class"].endswith("moe"):
-        remarks.append("expert and attention data parallelism, of unknown split, priced as tensor parallelism")
-    case = Case(
+    if _expert_parallel(row) and model.architecture.is_moe:
+        remarks.append("attention data parallelism of unknown split left out")
+    return Case(
         name, path.stem, labels(server, model), path, scenario, Traffic(same(isl, count), same(osl, count)),
         model.config, one_part(measured(row, _METRICS), count), Nominal(num_gpus=int(number(row, "n_gpus"))),
         remarks=tuple(remarks),
     )  # fmt: skip
-    if int(number(row, "n_gpus")) != tp:
-        return case.without("pipeline stages: not in the cost model")
-    return case
+
+
+def _expert_parallel(row: Row) -> bool:
+    """The tables of 1.0 spread whole experts over the GPUs, those of 0.17 cut each of them."""
+    return version_of(text(row, "engine_version")) >= (1,)

@@ -91,22 +91,19 @@ def _guarded(run: Mapping[str, Any], path: Path) -> Case:
 def _case(name: str, run: Mapping[str, Any], path: Path) -> Case:
     engine, work = run["engine"], run["workload"]
     requests = _requests(name, work, path)
+    tp, dp = int(run.get("tp") or 1), int(run.get("dp") or 1)
     server = Server(
         str(run["gpu"]), str(run["model"]), str(engine["name"]), str(engine.get("version") or ""),
-        str(run.get("dtype") or ""), int(run.get("tp") or 1), kv_dtype=_kv_dtype(run.get("kv_dtype")),
+        str(run.get("dtype") or ""), tp, dp=dp, ep=_expert_groups(run, tp * dp),
+        kv_dtype=_kv_dtype(run.get("kv_dtype")),
     )  # fmt: skip
     scenario, model = frame(server, int((requests.prompt + requests.answer).max()), path)
     scenario["engine"] |= _engine(engine)
-    replicas = int(run.get("dp") or 1)
-    scenario["replicas"] = {"count": replicas}
-    flags = run.get("flags") or []
-    split = replicas > 1 or str(run.get("ep") or "1") != "1"
     return Case(
         name, path.stem, labels(server, model) | {"workload": str(work.get("kind", ""))}, path, scenario,
         Traffic(requests.prompt, requests.answer, "trace", requests.arrival_s, prompt_id=requests.prompt_id,
                 timeout_s=_TIMEOUT_S), model.config, _parts(run.get("measured") or {}, requests),
-        overloaded=_overloaded(flags, run.get("measured") or {}),
-        remarks=("expert parallelism priced as tensor parallelism, or as whole copies",) if split else (),
+        overloaded=_overloaded(run.get("flags") or [], run.get("measured") or {}),
     )  # fmt: skip
 
 
@@ -122,6 +119,12 @@ def _engine(engine: Mapping[str, Any]) -> dict[str, Any]:
     if engine.get("kv_blocks_gpu"):
         keys["num_gpu_blocks_override"] = int(engine["kv_blocks_gpu"])
     return keys
+
+
+def _expert_groups(run: Mapping[str, Any], gpus: int) -> int:
+    """`ep` is a number, or words that say that vLLM's expert parallelism is on."""
+    given = str(run.get("ep") or "1")
+    return int(float(given)) if given.replace(".", "").isdigit() else gpus
 
 
 def _kv_dtype(given: Any) -> str:

@@ -113,7 +113,8 @@ def _hashes(traffic: Traffic) -> Any:
 def metrics(requests: Table, part: Part, nominal: Nominal) -> dict[str, float]:
     """The metrics of one part that its table has measured too; times in ms, rates per second.
 
-    Latencies are of completed requests; nothing is found when there is none. TPOT is (E2E - TTFT) / (n - 1), one value per request with n > 1.
+    Latencies are of completed requests; nothing is found when there is none. TPOT is
+    (E2E - TTFT) / (n - 1), one value per request with n > 1.
     """
     number, done = requests["request_id"], requests["state"] == State.COMPLETED
     inside = done & (number >= part.first) & (number < part.last)

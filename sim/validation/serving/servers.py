@@ -72,7 +72,7 @@ def find_model(name: str, tokens: int, folder: Path) -> Model:
     """
     known: Model | None = None
     try:
-        known = Model(name, load_model(name))
+        known = _catalogued(name)
     except ConfigError as error:
         problem = error
     else:
@@ -90,6 +90,11 @@ def find_model(name: str, tokens: int, folder: Path) -> Model:
             found = find_model(name[: -len(suffix)], tokens, folder)
             return found if found.architecture.quantization else replace(found, scheme=scheme)
     raise problem
+
+
+@cache
+def _catalogued(name: str) -> Model:
+    return Model(name, load_model(name))
 
 
 @cache

@@ -28,6 +28,10 @@ class Server:
     version: str
     dtype: str = ""
     tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    """Groups that attend to different sequences."""
+    ep: int = 1
     block_scales: bool = False
     """FP8 with a scale per block, as DeepSeek's and Qwen's checkpoints have it."""
     kv_dtype: str = ""
@@ -61,13 +65,22 @@ def measured(row: Row, columns: Mapping[str, str]) -> dict[str, float]:
 def frame(server: Server, tokens: int, path: Path) -> tuple[dict[str, Any], Model]:
     """The scenario of a server without its traffic, and its model. Raises ConfigError for what is not known."""
     model = find_model(server.model, tokens, path.parent)
-    engine = engine_keys(server.engine, server.version) | {"tensor_parallel_size": server.tp}
+    engine = engine_keys(server.engine, server.version) | _layout(server, model)
     scheme = model.scheme or quantization(server.dtype, model.architecture, block=server.block_scales)
     if scheme is not None:
         engine["quantization"] = scheme
     if server.kv_dtype:
         engine["kv_cache_dtype"] = server.kv_dtype
     return {"model": model.name, "hardware": hardware(server.gpu), "engine": engine}, model
+
+
+def _layout(server: Server, model: Model) -> dict[str, int]:
+    keys = {"tensor_parallel_size": server.tp, "pipeline_parallel_size": server.pp}
+    if model.architecture.is_moe:
+        return keys | {"data_parallel_size": server.dp, "expert_parallel_size": server.ep}
+    if server.dp > 1:
+        raise ConfigError("attention data parallelism of a dense model", key="dp", value=server.dp)
+    return keys
 
 
 def labels(server: Server, model: Model | None = None) -> dict[str, str]:
