@@ -39,6 +39,7 @@ class Engine:
     expert_parallel_size: int
     async_scheduling: bool
     host: dict[str, float]
+    sampling: str
 
     @property
     def layout(self) -> Layout:
@@ -96,6 +97,7 @@ def resolve_engine(
         expert_parallel_size=_expert_parallel(loaded, architecture),
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
+        sampling=_sampling(given.sampling, architecture),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -175,6 +177,12 @@ def _check_policy(
     for option in policy.options:
         if option not in valid:
             raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
+
+
+def _sampling(given: str, architecture: ModelArchitecture) -> str:
+    if given != "auto":
+        return given
+    return "filtered" if architecture.filters_samples else "greedy"
 
 
 def _first(given: Any, default: Any) -> Any:

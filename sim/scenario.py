@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -77,6 +77,8 @@ class HostSpec(BaseModel):
     step_s: Seconds | None = Field(default=None, description="per step, such as 264 us")
     sequence_s: Seconds | None = Field(default=None, description="per sequence and step")
     token_s: Seconds | None = Field(default=None, description="per new token of a step")
+    request_s: Seconds | None = Field(default=None, description="per request, between client and scheduler and back")
+    prompt_token_s: Seconds | None = Field(default=None, description="per prompt token, one request after the other")
 
 
 class EngineSpec(BaseModel):
@@ -119,6 +121,10 @@ class EngineSpec(BaseModel):
         default=None, description="groups of GPUs that hold whole experts (SGLang --ep-size); default: all or one"
     )
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
+    sampling: Literal["auto", "greedy", "filtered"] = Field(
+        default="auto",
+        description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
+    )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
     @field_validator("dtype")

@@ -28,6 +28,16 @@ class OpCost(NamedTuple):
         return self.calls * self.cost.seconds
 
 
+class Sampler(NamedTuple):
+    """What the choice among the likeliest tokens (top-k, top-p) adds to drawing from all of them, per step."""
+
+    filter_s: float = 0.0
+    filter_bytes_per_logit: float = 0.0
+
+
+GREEDY = Sampler()
+
+
 class _Gemm(NamedTuple):
     role: str
     calls: int
@@ -89,8 +99,9 @@ class ForwardPass:
         gpu: Gpu,
         kernels: Kernels,
         layout: Layout = ONE_GPU,
+        sampler: Sampler = GREEDY,
     ) -> None:
-        self._kernels, self.layout = kernels, layout
+        self._kernels, self.layout, self._sampler = kernels, layout, sampler
         self._tp = tp = layout.tp
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
@@ -226,6 +237,10 @@ class ForwardPass:
         ops = [OpCost(g.role, g.calls, kernels.gemm(sampled, g.k, g.n, g.form)) for g in self._head]
         # 16-bit logits in, 32-bit copy out and in again: greedy sampling; the gather over GPUs is of the same size.
         ops.append(OpCost("sampling", 1, kernels.elementwise(sampled * self._vocab * 10.0)))
+        sampler = self._sampler
+        if sampler.filter_s or sampler.filter_bytes_per_logit:  # after the gather: of the whole vocabulary
+            cost = kernels.elementwise(sampled * self._vocab * self._tp * sampler.filter_bytes_per_logit)
+            ops.append(OpCost("top-k/top-p filter", 1, cost._replace(seconds=cost.seconds + sampler.filter_s)))
         if self._tp > 1:
             gathered = sampled * self._vocab * 2.0
             ops.append(OpCost("logits gather", 1, kernels.collective("all_gather", gathered, self._tp)))

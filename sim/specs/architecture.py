@@ -128,6 +128,8 @@ class ModelArchitecture:
     mtp_layers: int = 0
     family: str = ""
     quantization: Mapping[str, Any] | None = field(default=None, hash=False)
+    filters_samples: bool = False
+    """Requests that do not say how to sample get top-k or top-p, as the checkpoint's generation_config.json has it."""
 
     @property
     def num_layers(self) -> int:

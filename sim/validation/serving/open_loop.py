@@ -95,7 +95,7 @@ def _case(name: str, run: Mapping[str, Any], path: Path) -> Case:
     server = Server(
         str(run["gpu"]), str(run["model"]), str(engine["name"]), str(engine.get("version") or ""),
         str(run.get("dtype") or ""), tp, dp=dp, ep=_expert_groups(run, tp * dp),
-        kv_dtype=_kv_dtype(run.get("kv_dtype")),
+        kv_dtype=_kv_dtype(run.get("kv_dtype")), sampling="auto",
     )  # fmt: skip
     scenario, model = frame(server, int((requests.prompt + requests.answer).max()), path)
     scenario["engine"] |= _engine(engine)

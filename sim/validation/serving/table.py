@@ -34,6 +34,8 @@ class Server:
     ep: int = 1
     block_scales: bool = False
     """FP8 with a scale per block, as DeepSeek's and Qwen's checkpoints have it."""
+    sampling: str = "greedy"
+    """What the client asks for: `vllm bench serve`, InferenceX and NVIDIA's tools send temperature 0."""
     kv_dtype: str = ""
 
 
@@ -65,7 +67,7 @@ def measured(row: Row, columns: Mapping[str, str]) -> dict[str, float]:
 def frame(server: Server, tokens: int, path: Path) -> tuple[dict[str, Any], Model]:
     """The scenario of a server without its traffic, and its model. Raises ConfigError for what is not known."""
     model = find_model(server.model, tokens, path.parent)
-    engine = engine_keys(server.engine, server.version) | _layout(server, model)
+    engine = engine_keys(server.engine, server.version) | _layout(server, model) | {"sampling": server.sampling}
     scheme = model.scheme or quantization(server.dtype, model.architecture, block=server.block_scales)
     if scheme is not None:
         engine["quantization"] = scheme
