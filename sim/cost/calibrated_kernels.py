@@ -176,8 +176,17 @@ _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
-    "all-reduce": "collective",
-    "logits gather": "collective",
+    **dict.fromkeys(
+        (
+            "all-reduce",
+            "logits gather",
+            "query-key norm all-reduce",
+            "experts all-gather",
+            "experts reduce-scatter",
+            "stage hand-over",
+        ),
+        "collective",
+    ),
     **dict.fromkeys(
         (
             "norm + residual",

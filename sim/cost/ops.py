@@ -118,6 +118,7 @@ class ForwardPass:
         self._states: list[_StateLayers] = []
         self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
         self._reduces = 1 if tp > 1 else 0  # the vocabulary-parallel embedding
+        self._norm_reduces = 0
         compute = matmul_format(scheme, "qkv", gpu).compute
         sixteen = compute if compute in ("bf16", "fp16") else gpu.default_dtype
         for group in architecture.layers:
@@ -167,6 +168,8 @@ class ForwardPass:
             attention.window or 0,
         )  # fmt: skip
         self._attention.append(_AttentionLayers(count, heads_, index))
+        if attention.qk_norm == "per_layer":  # over all heads, so the sums of squares are reduced over the GPUs
+            self._norm_reduces += 2 * count if tp > 1 else 0
         rotary = 4.0 * (query_heads + kv_heads) * attention.head_dim + per_token
         self._elementwise.append(("rotary + cache write", count, rotary))
 
@@ -217,6 +220,9 @@ class ForwardPass:
         row = self._hidden * 2.0
         if self._reduces:
             ops.append(OpCost("all-reduce", self._reduces, kernels.collective("all_reduce", tokens * row, layout.tp)))
+        if self._norm_reduces:  # a float32 per token (vLLM, MiniMaxText01RMSNormTP)
+            cost = kernels.collective("all_reduce", tokens * 4.0, layout.tp)
+            ops.append(OpCost("query-key norm all-reduce", self._norm_reduces, cost))
         if layout.dp > 1:
             count = sum(layers for layers, _ in self._experts)
             for operation in ("all_gather", "reduce_scatter"):

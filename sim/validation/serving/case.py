@@ -79,6 +79,8 @@ class Case:
     """The config.json of a model that the catalogue lacks."""
     parts: tuple[Part, ...] = ()
     nominal: Nominal = Nominal()
+    never_evicts: bool = False
+    """The server admits a request only if its final length fits (TensorRT-LLM's GUARANTEED_NO_EVICT)."""
     overloaded: bool | None = None
     remarks: tuple[str, ...] = ()
     problem: str = ""

@@ -18,6 +18,10 @@ _ROUNDS = 10
 """Requests per client: `--num-prompts 10*C` of the InferenceX client."""
 _INFERENCEX_LOW = 0.8
 """InferenceX draws lengths evenly from [0.8, 1.0] of the nominal ones (`--random-range-ratio 0.8`)."""
+_RANDOM_TOKEN_S = 14e-6
+"""Of InferenceX's servers per prompt token, one request after the other: their prompts are random tokens turned into
+text, which takes longer to tokenise than text that people write. Fitted over vLLM 0.16, 0.18 and TensorRT-LLM rows
+(9 to 17 us by engine and version)."""
 _GAP_ANALYSIS_BUDGET = 2048
 """What vLLM's budget must have been in the gap analysis, by its TTFT at 8 clients: 126 ms at 1024 tokens on tp 4."""
 
@@ -37,6 +41,11 @@ def read_row(name: str, row: Row, path: Path) -> Case:
         engine["max_num_batched_tokens"] = max(8192 if inferencex else _GAP_ANALYSIS_BUDGET, clients)
         if inferencex:
             engine["max_num_seqs"] = clients
+    if engine["preset"] == "sglang":  # whole prompts, up to so many tokens at a time
+        engine["max_model_len"] = isl + osl
+        engine["max_num_batched_tokens"] = max(8192, isl + osl, clients)
+    if inferencex:
+        engine["host"] = {"prompt_token_s": _RANDOM_TOKEN_S}
     count = _ROUNDS * clients
     low = _INFERENCEX_LOW if inferencex else 1.0
     traffic = Traffic(

@@ -47,7 +47,7 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     return Case(
         name, path.stem, labels(server, model), path, scenario, Traffic(same(isl, count), same(osl, count)),
         model.config, one_part(measured(row, _METRICS), count), Nominal(num_gpus=int(number(row, "n_gpus"))),
-        remarks=tuple(remarks),
+        never_evicts=not static, remarks=tuple(remarks),
     )  # fmt: skip
 
 

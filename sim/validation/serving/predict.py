@@ -18,7 +18,7 @@ from sim.request import State
 from sim.results import Table
 from sim.run import run_setup
 from sim.scenario import load_scenario
-from sim.units import PS_PER_S
+from sim.units import PS_PER_S, ceil_div
 from sim.validation.serving.case import Case, Floats, Nominal, Part, Traffic
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
@@ -64,9 +64,26 @@ def _simulate(case: Case, traffic: Traffic, overrides: Mapping[str, Any]) -> Tab
             path = Path(folder) / "config.json"
             path.write_text(json.dumps(case.config), encoding="utf-8")
             scenario["model"] = str(path)
+        if case.never_evicts:
+            overrides = {**overrides, **_seats(scenario, overrides, traffic)}
         setup = build(load_scenario(scenario, overrides))
         result = run_setup(replace(setup, workload=_workload(traffic, case.path)))
     return result.requests
+
+
+def _seats(scenario: Mapping[str, Any], overrides: Mapping[str, Any], traffic: Traffic) -> dict[str, int]:
+    """As many seats as there is room for requests of final length; exact for equal lengths.
+
+    Buffers shrink with the seats, so the room is that of a server with few of them.
+    """
+    setup = build(load_scenario(scenario, {**overrides, "engine.max_num_seqs": 1}))
+    longest = int((traffic.input_tokens + traffic.output_tokens).max())
+    each = ceil_div(longest, setup.engine.kv_cache["block_size"]) + setup.fixed_blocks
+    most = int(scenario["engine"].get("max_num_seqs", setup.engine.max_num_batched_tokens))
+    seats = max(1, min(most, setup.num_blocks // each))
+    # The budget must not be smaller than the seats, and blocks are those of one data-parallel group.
+    blocks = setup.num_blocks // setup.engine.data_parallel_size
+    return {"engine.max_num_seqs": seats, "engine.num_gpu_blocks_override": blocks}
 
 
 def _placeholder(traffic: Traffic) -> dict[str, Any]:

@@ -38,7 +38,12 @@ _SCHEMES: Mapping[str, str] = {
     "fp4": "mxfp4",  # Hopper has no native FP4
     "bitsandbytes": "bitsandbytes",
 }
-_FIRST_ASYNC_VLLM = (0, 14)
+_NEWEST = {"vllm": "vllm-v1", "sglang": "sglang", "tensorrt-llm": "tensorrt-llm"}
+_OLDER = {
+    "vllm": (((0, 14), "vllm-v1-sync"),),  # asynchronous scheduling became the default
+    "tensorrt-llm": (((1,), "tensorrt-llm-cpp"),),  # the PyTorch back end became the default
+}
+"""First version that is newer, and the preset of what came before."""
 
 
 def hardware(label: str) -> str:
@@ -142,12 +147,11 @@ def engine_family(name: str) -> str:
 
 def engine_keys(name: str, version: str) -> dict[str, Any]:
     """The `engine:` keys that follow from an engine and its version: preset and asynchronous scheduling."""
-    family = engine_family(name)
-    if family != "vllm":
-        return {"preset": family}
-    number = version_of(version)
-    synchronous = bool(number) and number < _FIRST_ASYNC_VLLM
-    return {"preset": "vllm-v1-sync" if synchronous else "vllm-v1"}
+    family, number = engine_family(name), version_of(version)
+    for first, older in _OLDER.get(family, ()):
+        if number and number < first:
+            return {"preset": older}
+    return {"preset": _NEWEST[family]}
 
 
 def quantization(dtype: str, architecture: ModelArchitecture, *, block: bool = False) -> str | None:
