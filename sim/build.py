@@ -20,11 +20,12 @@ from sim.cost.memory import (
     framework_bytes,
     plan_memory,
 )
-from sim.cost.ops import ForwardPass
+from sim.cost.ops import GREEDY, ForwardPass, Sampler
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
+from sim.engine.front_end import FrontEnd
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.engine_settings import Engine, check_policies, resolve_engine
@@ -54,7 +55,7 @@ from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import QuantScheme
 from sim.step import NO_LIMIT
-from sim.units import ceil_div
+from sim.units import PS_PER_S, ceil_div
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload, find_trace
 from sim.workloads.spec import WorkloadSpec
@@ -183,6 +184,11 @@ class Setup:
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
 
+    def front_end(self) -> FrontEnd | None:
+        """A fresh API server; None where it takes no time."""
+        request_ps, token_ps = (self.engine.host[key] * PS_PER_S for key in ("request_s", "prompt_token_s"))
+        return FrontEnd(request_ps, token_ps) if request_ps or token_ps else None
+
     def router(self) -> Router:
         """The router of the run."""
         return ROUTERS[self.scenario.replicas.router.kind](self.scenario.seed)
@@ -211,8 +217,10 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         kernels = _kernels(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout)
-    timer = RooflineStepTimer(forward, HostWork(**engine.host))
+    sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
+    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout, sampler)
+    host = engine.host
+    timer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
     with blamed(("model",), under=("engine",)):
         memory = _memory(engine, architecture, scheme, gpu, preset)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
@@ -245,10 +253,11 @@ def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
 def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
     """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults."""
     found = find_calibration(gpu)
-    if found is None:
-        return DatasheetKernels(gpu)
-    calibration, trust = found
-    return CalibratedKernels(calibration, DatasheetKernels(gpu), preset.stack, trust)
+    kernels: Kernels = DatasheetKernels(gpu)
+    if found is not None:
+        kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
+    factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
+    return ScaledKernels(kernels, factors) if factors else kernels
 
 
 def _memory(

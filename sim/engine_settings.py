@@ -48,6 +48,7 @@ class Engine:
     async_scheduling: bool
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
+    sampling: str
 
     @property
     def layout(self) -> Layout:
@@ -101,6 +102,7 @@ def resolve_engine(
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
+        sampling=_sampling(given.sampling, architecture),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -194,6 +196,12 @@ def _options_model(policy: Callable[..., Any], names: list[str]) -> type[BaseMod
     types = get_type_hints(getattr(policy, "__init__", policy), include_extras=True)
     fields: dict[str, Any] = {name: (types[name], None) for name in names}
     return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _sampling(given: str, architecture: ModelArchitecture) -> str:
+    if given != "auto":
+        return given
+    return "filtered" if architecture.filters_samples else "greedy"
 
 
 def _first(given: Any, default: Any) -> Any:

@@ -105,6 +105,8 @@ class HostSpec(BaseModel):
     step_s: Seconds | None = Field(default=None, description="per step, such as 264 us")
     sequence_s: Seconds | None = Field(default=None, description="per sequence and step")
     token_s: Seconds | None = Field(default=None, description="per new token of a step")
+    request_s: Seconds | None = Field(default=None, description="per request, between client and scheduler and back")
+    prompt_token_s: Seconds | None = Field(default=None, description="per prompt token, one request after the other")
 
 
 class EngineSpec(BaseModel):
@@ -151,6 +153,10 @@ class EngineSpec(BaseModel):
         default=None,
         description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
         "window); without one they see the longest output allowed",
+    )
+    sampling: Literal["auto", "greedy", "filtered"] = Field(
+        default="auto",
+        description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
     )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
