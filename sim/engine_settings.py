@@ -53,6 +53,7 @@ class Engine:
     async_scheduling: bool
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
+    sampling: str
 
     @property
     def layout(self) -> Layout:
@@ -111,6 +112,7 @@ def resolve_engine(
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
+        sampling=_sampling(given.sampling, architecture),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -171,12 +173,17 @@ def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[st
         ("engine", "scheduler"): given.scheduler,
         ("engine", "scheduling_policy"): given.scheduling_policy,
         ("engine", "kv_cache", "allocator"): given.kv_cache.allocator,
+        ("engine", "kv_cache", "prefix_cache", "match"): _named(given.kv_cache.prefix_cache.match),
         ("engine", "length_predictor"): given.length_predictor,
         ("replicas", "router"): loaded.scenario.replicas.router,
     }
     for key, policy in named.items():
         if policy is not None:
             _check_policy(loaded, key, policy, policies[key])
+
+
+def _named(kind: str | None) -> Policy | None:
+    return None if kind is None else Policy(kind=kind)
 
 
 def _check_policy(
@@ -205,6 +212,12 @@ def _options_model(policy: Callable[..., Any], names: list[str]) -> type[BaseMod
 def options_of(policy: Mapping[str, Any]) -> dict[str, Any]:
     """What is written beside the name of a policy."""
     return {key: value for key, value in policy.items() if key != "kind"}
+
+
+def _sampling(given: str, architecture: ModelArchitecture) -> str:
+    if given != "auto":
+        return given
+    return "filtered" if architecture.filters_samples else "greedy"
 
 
 def _first(given: Any, default: Any) -> Any:
