@@ -20,11 +20,12 @@ from sim.cost.memory import (
     framework_bytes,
     plan_memory,
 )
-from sim.cost.ops import ForwardPass
+from sim.cost.ops import GREEDY, ForwardPass, Sampler
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
+from sim.engine.front_end import FrontEnd
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.engine_settings import Engine, check_policies, resolve_engine
@@ -35,6 +36,7 @@ from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.kv.prefix_cache import PrefixCachedKV
+from sim.kv.radix_cache import RadixCachedKV
 from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
@@ -53,7 +55,7 @@ from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import QuantScheme
 from sim.step import NO_LIMIT
-from sim.units import ceil_div
+from sim.units import PS_PER_S, ceil_div
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload, find_trace
 from sim.workloads.spec import WorkloadSpec
@@ -79,9 +81,11 @@ ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "predicted": PredictedKV,
 }
 PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
-    "paged": PrefixCachedKV,
+    "hash_block": PrefixCachedKV,
+    "radix": RadixCachedKV,
 }
-"""What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
+"""By way of matching: what takes the place of `paged` when prefix caching is enabled and prompts have something known
+about them."""
 PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
     "oracle": OraclePredictor,
     "noisy": NoisyPredictor,
@@ -100,6 +104,7 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
     ("engine", "kv_cache", "allocator"): ALLOCATORS,
+    ("engine", "kv_cache", "prefix_cache", "match"): PREFIX_CACHES,
     ("engine", "length_predictor"): PREDICTORS,
     ("replicas", "router"): ROUTERS,
 }
@@ -168,12 +173,21 @@ class Setup:
     def _allocator(self) -> KVAllocator:
         options = dict(self.engine.kv_cache["allocator"])
         kind = options.pop("kind")
-        make = PREFIX_CACHES[kind] if self.shares_prefixes else ALLOCATORS[kind]
+        make = ALLOCATORS[kind]
+        if self.shares_prefixes:
+            prefix_cache = self.engine.kv_cache["prefix_cache"]
+            make = PREFIX_CACHES[prefix_cache["match"]]
+            options["eviction"] = prefix_cache["eviction"]
         if self.bound_tokens is not None:
             make = BOUNDED.get(kind, make)
         known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
+
+    def front_end(self) -> FrontEnd | None:
+        """A fresh API server; None where it takes no time."""
+        request_ps, token_ps = (self.engine.host[key] * PS_PER_S for key in ("request_s", "prompt_token_s"))
+        return FrontEnd(request_ps, token_ps) if request_ps or token_ps else None
 
     def router(self) -> Router:
         """The router of the run."""
@@ -203,8 +217,10 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         kernels = _kernels(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout)
-    timer = RooflineStepTimer(forward, HostWork(**engine.host))
+    sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
+    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout, sampler)
+    host = engine.host
+    timer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
     with blamed(("model",), under=("engine",)):
         memory = _memory(engine, architecture, scheme, gpu, preset)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
@@ -237,10 +253,11 @@ def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
 def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
     """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults."""
     found = find_calibration(gpu)
-    if found is None:
-        return DatasheetKernels(gpu)
-    calibration, trust = found
-    return CalibratedKernels(calibration, DatasheetKernels(gpu), preset.stack, trust)
+    kernels: Kernels = DatasheetKernels(gpu)
+    if found is not None:
+        kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
+    factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
+    return ScaledKernels(kernels, factors) if factors else kernels
 
 
 def _memory(

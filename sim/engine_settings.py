@@ -48,6 +48,7 @@ class Engine:
     async_scheduling: bool
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
+    sampling: str
 
     @property
     def layout(self) -> Layout:
@@ -101,6 +102,7 @@ def resolve_engine(
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
+        sampling=_sampling(given.sampling, architecture),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -160,12 +162,17 @@ def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[st
     named = {
         ("engine", "scheduler"): given.scheduler,
         ("engine", "kv_cache", "allocator"): given.kv_cache.allocator,
+        ("engine", "kv_cache", "prefix_cache", "match"): _named(given.kv_cache.prefix_cache.match),
         ("engine", "length_predictor"): given.length_predictor,
         ("replicas", "router"): loaded.scenario.replicas.router,
     }
     for key, policy in named.items():
         if policy is not None:
             _check_policy(loaded, key, policy, policies[key])
+
+
+def _named(kind: str | None) -> Policy | None:
+    return None if kind is None else Policy(kind=kind)
 
 
 def _check_policy(
@@ -189,6 +196,12 @@ def _options_model(policy: Callable[..., Any], names: list[str]) -> type[BaseMod
     types = get_type_hints(getattr(policy, "__init__", policy), include_extras=True)
     fields: dict[str, Any] = {name: (types[name], None) for name in names}
     return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _sampling(given: str, architecture: ModelArchitecture) -> str:
+    if given != "auto":
+        return given
+    return "filtered" if architecture.filters_samples else "greedy"
 
 
 def _first(given: Any, default: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -61,6 +61,21 @@ class Policy(BaseModel):
         return {"anyOf": [{"type": "string"}, handler(core)]}
 
 
+class PrefixCacheSpec(BaseModel):
+    """How the beginnings of prompts are found again, and which of them go first when memory is needed."""
+
+    model_config = _STRICT
+
+    match: str | None = Field(
+        default=None,
+        description="hash_block: full blocks, each known by all before it (vLLM); radix: a tree of tokens, evicted "
+        "leaf by leaf (SGLang), with a block_size of 1 unless you say another",
+    )
+    eviction: Literal["lru", "lfu"] | None = Field(
+        default=None, description="what goes first: the least recently or the least frequently used"
+    )
+
+
 class KVCacheSpec(BaseModel):
     """How KV memory is handed out."""
 
@@ -79,6 +94,7 @@ class KVCacheSpec(BaseModel):
     attention_sinks: int | None = Field(
         default=None, ge=0, le=_MOST, description="keep the first so many as well; StreamingLLM found 4 enough"
     )
+    prefix_cache: PrefixCacheSpec = Field(default_factory=PrefixCacheSpec, description="how prefixes are matched")
 
 
 class HostSpec(BaseModel):
@@ -89,6 +105,8 @@ class HostSpec(BaseModel):
     step_s: Seconds | None = Field(default=None, description="per step, such as 264 us")
     sequence_s: Seconds | None = Field(default=None, description="per sequence and step")
     token_s: Seconds | None = Field(default=None, description="per new token of a step")
+    request_s: Seconds | None = Field(default=None, description="per request, between client and scheduler and back")
+    prompt_token_s: Seconds | None = Field(default=None, description="per prompt token, one request after the other")
 
 
 class EngineSpec(BaseModel):
@@ -135,6 +153,10 @@ class EngineSpec(BaseModel):
         default=None,
         description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
         "window); without one they see the longest output allowed",
+    )
+    sampling: Literal["auto", "greedy", "filtered"] = Field(
+        default="auto",
+        description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
     )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 

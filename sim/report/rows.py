@@ -268,6 +268,9 @@ def _workload(scenario: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         _text(workload.get("file") or workload.get("trace")),
         f"{count:,} requests" if isinstance(count, int) else "",
         _arrivals(arrival) if isinstance(arrival, Mapping) else "",
+        "sessions of {mean_turns:.3g} turns that add {mean_tokens_per_turn:,.0f} tokens each".format(**workload)
+        if workload.get("mean_turns")
+        else "",
         f"{workload['mean_rate']:.3g} requests/s" if workload.get("mean_rate") and not arrival else "",
     ]
     if workload.get("mean_input_tokens") and workload.get("mean_output_tokens"):

@@ -6,7 +6,7 @@ from typing import Unpack
 
 from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
-from sim.request import Request, State
+from sim.request import RUNNING, Request
 from sim.schedulers.seats import SeatedScheduler, Seats
 from sim.step import DECODE, IDLE, Idle, StepPlan
 
@@ -63,12 +63,10 @@ class ChunkedScheduler(SeatedScheduler):
         self, chunks: list[tuple[Request, int]], budget: int, preempted: list[Request] | None
     ) -> tuple[int, list[Request] | None]:
         """Chunks for prompts under way; preempts newest-first when one does not fit, the prompt itself at the last."""
-        self._prefilling = [
-            r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is State.RUNNING
-        ]
+        self._prefilling = [r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is RUNNING]
         for request in self._prefilling:
             tokens = min(budget, request.target_tokens - request.computed_tokens, self._cap)
-            while tokens and request.state is State.RUNNING:
+            while tokens and request.state is RUNNING:
                 if self._kv.reserve(request, tokens) is not None:
                     chunks.append((request, tokens))
                     budget -= tokens

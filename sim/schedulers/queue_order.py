@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Protocol
 
-from sim.request import Request, State
+from sim.request import WAITING, Request
 
 
 class Queue(Protocol):
@@ -54,7 +54,7 @@ class FcfsQueue:
         self.size = 0
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for request in self._requests if request.state is State.WAITING)
+        return (request for request in self._requests if request.state is WAITING)
 
     def push(self, request: Request) -> bool:
         """At the end."""
@@ -70,7 +70,7 @@ class FcfsQueue:
     def head(self) -> Request:
         """The one that has waited longest, preempted ones first."""
         requests = self._requests
-        while requests[0].state is not State.WAITING:
+        while requests[0].state is not WAITING:
             requests.popleft()
         return requests[0]
 
@@ -98,7 +98,7 @@ class SortedQueue:
         self.size = 0
 
     def __iter__(self) -> Iterator[Request]:
-        return (entry[-1] for entry in sorted(self._heap) if entry[-1].state is State.WAITING)
+        return (entry[-1] for entry in sorted(self._heap) if entry[-1].state is WAITING)
 
     def push(self, request: Request) -> bool:
         """To its place."""
@@ -113,7 +113,7 @@ class SortedQueue:
     def head(self) -> Request:
         """The one with the least number."""
         heap = self._heap
-        while heap[0][-1].state is not State.WAITING:
+        while heap[0][-1].state is not WAITING:
             heappop(heap)
         return heap[0][-1]
 

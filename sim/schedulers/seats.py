@@ -9,7 +9,7 @@ from typing import Required, TypedDict
 from sim.batch import DecodeBatch
 from sim.errors import ConfigError
 from sim.kv.base import Grant, KVAllocator
-from sim.request import Request, State
+from sim.request import RUNNING, WAITING, Request
 from sim.schedulers.fair_share import FairShareQueue
 from sim.schedulers.queue_order import FcfsQueue, Queue
 from sim.step import DECODE, StepPlan
@@ -101,7 +101,7 @@ class SeatedScheduler:
     def _seat(self, request: Request, tokens: int, grant: Grant) -> int:
         """The head of the queue is admitted; the new tokens of its first chunk. What the cache holds is skipped."""
         self._waiting.pop()
-        request.state = State.RUNNING
+        request.state = RUNNING
         self._running[request.id] = request
         if self._ranks is not None:
             rank = -request.traits.priority, -request.arrival_ps, -request.id, request.preemptions, request
@@ -144,7 +144,7 @@ class SeatedScheduler:
         passed, found = [], None
         while ranks and found is None:
             *_, admission, request = entry = heappop(ranks)
-            if request.state is not State.RUNNING or request.preemptions != admission:
+            if request.state is not RUNNING or request.preemptions != admission:
                 continue  # left behind by an end or a preemption
             passed.append(entry)
             if request.id not in spared and not self._batch.last_token_in_flight(request):
@@ -162,7 +162,7 @@ class SeatedScheduler:
         victim.computed_tokens = 0
         victim.target_tokens = victim.prompt_tokens + victim.emitted_tokens
         victim.preemptions += 1
-        victim.state = State.WAITING
+        victim.state = WAITING
         self._requeue(victim)
 
     def _requeue(self, victim: Request) -> None:
