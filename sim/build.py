@@ -30,6 +30,7 @@ from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
+from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.presets import EnginePreset, load_preset
@@ -58,6 +59,13 @@ PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PrefixCachedKV,
 }
 """What takes an allocator's place when prefix caching is enabled and the workload says what its prompts share."""
+FORKING: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": ForkedKV,
+}
+FORKING_PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": ForkedPrefixCachedKV,
+}
+"""What takes the place of either when requests have several sequences."""
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),
     "random": Random,

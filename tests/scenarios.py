@@ -18,7 +18,7 @@ from naive import Job, Outcome, simulate_naively
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS
+from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES, ROUTERS, SCHEDULERS
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
@@ -27,6 +27,7 @@ from sim.engine.router import Router
 from sim.request import NO_TRAITS, Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
+from sim.sequences import BeamSearch, with_sequences
 from sim.step import NO_LIMIT
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -87,6 +88,10 @@ class Scenario:
     """Tokens per hash of the prompts' content; 0: no hashes, and no prefix cache."""
     alike: int = 1
     """Of this many prompt blocks, one differs from what most prompts have there."""
+    sequences: int = 1
+    """The most sequences that a request may have."""
+    switch_probability: float | None = None
+    """Of a beam after each token; None: sequences are samples."""
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -111,7 +116,21 @@ class Scenario:
     def request(self, row: tuple[int, int, int, int, int]) -> Request:
         """The request of a row."""
         traits = Traits(prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens)
-        return Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        request = Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        lengths = self.lengths(row)
+        return with_sequences(request, lengths, self.beams(len(lengths))) if len(lengths) > 1 else request
+
+    def lengths(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
+        """Output lengths of the sequences of a row: those of beams are equal."""
+        rng = random.Random(row[0] + 1)
+        more = rng.randint(0, self.sequences - 1)
+        if self.switch_probability is not None:
+            return (row[3],) * (1 + more)
+        return (row[3], *(rng.randint(1, row[4]) for _ in range(more)))
+
+    def beams(self, width: int) -> BeamSearch | None:
+        """How beams are replaced, if there are any."""
+        return None if self.switch_probability is None else BeamSearch(width, self.switch_probability)
 
     def hashes(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
         """What the prompt of a row holds: equal hashes mean something only after equal beginnings.
@@ -124,6 +143,15 @@ class Scenario:
         blocks = -(-row[2] // self.prefix_tokens)
         blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
         return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
+
+
+def with_forks(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with several samples or beams per request."""
+    return replace(
+        scenario,
+        sequences=rng.randint(1, min(6, scenario.max_num_seqs)),
+        switch_probability=rng.choice([None, None, 0.02, 0.3, 1.0]),
+    )
 
 
 Pick = Callable[[Sequence[Any]], Any]
@@ -239,7 +267,7 @@ class Run:
     def token_times(self) -> dict[int, list[int]]:
         """When the client received each token of each request, as the segments say."""
         ends = self.boundaries(decoding_only=True)
-        times: dict[int, list[int]] = {i: [] for i in self.requests["request_id"].tolist()}
+        times: dict[int, list[int]] = {i: [] for i in self.requests["request_id"].tolist()}  # of all sequences
         for row in rows_of(self.segments):
             if row["last_step"] < row["first_step"]:
                 continue
@@ -276,7 +304,8 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    kv = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)["paged"](scenario.num_blocks, scenario.block_size)
+    plain, forking = (PREFIX_CACHES, FORKING_PREFIX_CACHES) if scenario.prefix_tokens else (ALLOCATORS, FORKING)
+    kv = (plain if scenario.sequences == 1 else forking)["paged"](scenario.num_blocks, scenario.block_size)
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](

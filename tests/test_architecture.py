@@ -20,7 +20,7 @@ LEVELS = (
     ("specs",),
     ("cost",),
     ("request", "results"),
-    ("step", "batch"),
+    ("sequences", "step", "batch"),
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),

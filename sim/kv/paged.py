@@ -22,13 +22,16 @@ class PagedKV:
     a window only.
     """
 
-    __slots__ = ("_due", "_fixed", "_growing", "_phase", "block_tokens", "free_blocks", "stored_tokens", "total_blocks")
+    __slots__ = (
+        "_due", "_fixed", "_growing", "_phase", "block_tokens", "free_blocks", "shared_blocks", "stored_tokens",
+        "total_blocks",
+    )  # fmt: skip
 
     def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0) -> None:
         self.total_blocks = self.free_blocks = total_blocks
         self.block_tokens, self._fixed = block_tokens, fixed_blocks
         self._due = [0] * (2 * block_tokens)
-        self._phase = self._growing = self.stored_tokens = 0
+        self._phase = self._growing = self.stored_tokens = self.shared_blocks = 0
 
     def blocks_for(self, request: Request) -> int:
         """Blocks of the prompt and the longest output the client allows."""
@@ -114,12 +117,18 @@ class PagedKV:
         held, growing = -shared, 0
         for request, tokens in holders:
             growing += request.reserved_tokens == _GROWING
-            held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed
+            held += self._blocks_of(request, tokens)
+        if shared != self.shared_blocks:
+            raise InvariantError(f"{shared} KV blocks are shared but {self.shared_blocks} are counted")
         if held + self.free_blocks != self.total_blocks or growing != self._growing or sum(self._due) != 2 * growing:
             raise InvariantError(
                 f"KV blocks do not add up: {held} held by requests ({growing} growing) + {self.free_blocks} free "
                 f"!= {self.total_blocks} in all ({self._growing} growing in the histogram)"
             )
+
+    def _blocks_of(self, request: Request, tokens: int) -> int:
+        """Blocks in which a request has something, whoever else has."""
+        return ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed
 
     def _grown(self, steps: int) -> int:
         p = self._phase

@@ -72,9 +72,7 @@ class PrefixCachedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
-        before = self.free_blocks
-        super().release(request)
-        freed = self.free_blocks - before
+        freed = self._free_own(request)
         prompt = self._prompts.pop(request, None)
         if prompt is None:
             self._free.add_unknown(freed)
@@ -90,6 +88,7 @@ class PrefixCachedKV(PagedKV):
                 self._free.add(run)
             run = run.parent
         self.free_blocks -= shared
+        self.shared_blocks -= shared
         self.stored_tokens += shared * self.block_tokens
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
@@ -100,7 +99,7 @@ class PrefixCachedKV(PagedKV):
         refs: Counter[Run] = Counter()
         for request, _ in holders:
             if request in self._prompts:
-                refs.update(_chain(self._prompts[request].run))
+                refs.update(chain(self._prompts[request].run))
         runs = [run for root in self._roots.values() for run in root.descendants()]
         queued = list(self._free)
         self._demand(all(run.refs == refs[run] for run in runs) and set(refs) <= set(runs), "holders")
@@ -124,6 +123,7 @@ class PrefixCachedKV(PagedKV):
         if need > self.free_blocks - self._due[self._phase]:
             return None
         self.free_blocks -= need
+        self.shared_blocks += held
         self.stored_tokens += total - held * size
         request.reserved_tokens = total
         self._prompts[request] = prompt
@@ -132,6 +132,12 @@ class PrefixCachedKV(PagedKV):
         self._free.take(self._free.blocks - self.free_blocks)
         self._publish(prompt, total)
         return Grant(cached) if cached else GRANTED
+
+    def _free_own(self, request: Request) -> int:
+        """Free the blocks of a request as if nobody shared them through the tree; returns how many."""
+        before = self.free_blocks
+        PagedKV.release(self, request)
+        return self.free_blocks - before
 
     def _prompt(self, request: Request) -> Prompt:
         """The prompt in blocks of this cache. Only whole blocks within hashed tokens have an identity.
@@ -188,7 +194,8 @@ class PrefixCachedKV(PagedKV):
             raise InvariantError(f"the KV blocks of the prefix cache do not add up: {what}")
 
 
-def _chain(run: Run) -> Iterable[Run]:
+def chain(run: Run) -> Iterable[Run]:
+    """A run and those before it, without the root."""
     while run.parent is not None:
         yield run
         run = run.parent

@@ -18,7 +18,8 @@ class ContinuousScheduler:
         self._kv, self._batch = kv, batch
         self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self._waiting = FcfsQueue()
-        self._running: dict[int, Request] = {}  # in order of admission
+        self._running: dict[int, Request] = {}  # in order of admission; forked sequences when they begin
+        self._kept_seats = 0  # for sequences that begin when the prompt of a running request is complete
 
     @property
     def num_waiting(self) -> int:
@@ -60,8 +61,14 @@ class ContinuousScheduler:
             return IDLE
         return self._under_pressure() if self._kv.shortage() else DECODE
 
+    def fork(self, child: Request) -> None:
+        """The child is the one admitted last, in a seat that was kept for it."""
+        self._kept_seats -= 1
+        self._running[child.id] = child
+
     def finish(self, request: Request) -> None:
-        """The request's seat is free."""
+        """The request's seat is free, and those that were kept for its forks."""
+        self._kept_seats -= request.forks
         del self._running[request.id]
 
     def abort(self, request: Request) -> None:
@@ -72,10 +79,16 @@ class ContinuousScheduler:
         """Tokens that must fit before a waiting request can be admitted."""
         return request.target_tokens
 
+    def _seats_for(self, request: Request) -> bool:
+        """Whether there is a seat for every sequence of a waiting request."""
+        return len(self._running) + self._kept_seats + request.forks < self._max_num_seqs
+
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
         kv, waiting, running = self._kv, self._waiting, self._running
-        while waiting.size and len(running) < self._max_num_seqs:
+        while waiting.size and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
+            if request.forks and not self._seats_for(request):
+                return
             tokens = request.target_tokens
             if tokens > budget and tokens - kv.find_cached(request) > budget:
                 return
@@ -91,6 +104,7 @@ class ContinuousScheduler:
         self._waiting.pop()
         request.state = State.RUNNING
         self._running[request.id] = request
+        self._kept_seats += request.forks
         if not grant.cached_tokens:
             return tokens
         request.computed_tokens = grant.cached_tokens
@@ -123,7 +137,7 @@ class ContinuousScheduler:
 
     def _preempt(self, victim: Request) -> None:
         """Back to the front of the queue, to be recomputed: prompt and what was emitted."""
-        del self._running[victim.id]
+        self.finish(victim)
         if victim.joined_step >= 0:
             self._batch.leave(victim, self._batch.steps)
         self._kv.release(victim)
