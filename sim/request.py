@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-
 NUMBER_SHIFT = 40
 """The id of a sequence is that of its request plus its number << 40; ids of requests are smaller than that."""
 REQUEST_MASK = (1 << NUMBER_SHIFT) - 1

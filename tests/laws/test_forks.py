@@ -5,11 +5,10 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_exactness import assert_same, assert_same_rows
 
 from scenarios import THOROUGH, Run, Scenario, examples, play, random_scenario, scenarios, with_forks, with_prefixes
 from sim.audit import audit
-from sim.request import State
-from test_exactness import assert_same, assert_same_rows
 
 SEEDS_PER_TEST = 400 if THOROUGH else 40
 
