@@ -57,7 +57,7 @@ class DecodeBatch:
         request.joined_step = self.steps
 
     def last_token_in_flight(self, request: Request) -> bool:
-        """Whether a step that is planned but has not ended emits this member's last token.
+        """Whether a step that is planned but has not ended emits this member's last token, or one has already.
 
         The one thing about true lengths that a scheduler may ask, and only of a member it is about to preempt.
         """

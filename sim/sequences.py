@@ -1,4 +1,4 @@
-"""Requests with several continuations: parallel sampling (`n`) and beam search (PagedAttention, SOSP 2023, section 4.4).
+"""Requests with several continuations: parallel sampling (`n`) and beam search (PagedAttention, section 4.4).
 
 A request is what a client sent, a sequence is one continuation of it. Until the prompt is computed a request is its
 first sequence; then it forks into all of them, which share the keys and values of the prompt.

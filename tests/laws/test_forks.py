@@ -1,4 +1,4 @@
-"""Requests with several sequences: leaping gives what single-stepping gives, books balance, and sharing frees memory."""
+"""Requests with several sequences: leaping gives what single-stepping gives, and the books balance."""
 
 import random
 
