@@ -128,7 +128,9 @@ class Setup:
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
         cached = engine.kv_cache["enable_prefix_caching"] and self.workload.has_prefixes
-        allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
+        forking = self.spec.sequences > 1
+        plain, sharing = (FORKING, FORKING_PREFIX_CACHES) if forking else (ALLOCATORS, PREFIX_CACHES)
+        allocator = (sharing if cached else plain)[engine.kv_cache["allocator"]]
         kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
@@ -177,6 +179,8 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )
     spec = written.spec
     _check_context(written, engine)
+    if spec.sequences > 1:
+        _check_sequences(loaded, written, engine)
     with written.blamed():
         workload = build_workload(
             spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=written.document.path
@@ -294,6 +298,25 @@ def _check_context(written: WrittenWorkload, engine: Engine) -> None:
             (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
             f"{engine.max_model_len}: no request could be served",
         )  # fmt: skip
+
+
+def _check_sequences(loaded: LoadedScenario, written: WrittenWorkload, engine: Engine) -> None:
+    """What requests with several sequences do not go with."""
+    spec, error = written.spec, loaded.document.error
+    asked = "n" if spec.beam_width is None else "beam_width"
+    allocator, scheduler = engine.kv_cache["allocator"], engine.scheduler["kind"]
+    if allocator not in FORKING:
+        raise error(("engine", "kv_cache", "allocator"), f"shares no blocks among the sequences of a request ({asked})",
+                    value=allocator, choices=sorted(FORKING))  # fmt: skip
+    if getattr(SCHEDULERS[scheduler], "drains_together", False):
+        raise error(("engine", "scheduler"), f"has no seats for the sequences of a request ({asked})",
+                    value=scheduler)  # fmt: skip
+    if spec.beam_width is not None and engine.async_scheduling:
+        raise error(("engine", "async_scheduling"), "must be false with beam_width: which beams live is known only "
+                    "when the step before has ended", value=True)  # fmt: skip
+    if spec.sequences > engine.max_num_seqs:
+        raise written.document.error((*written.at, asked), f"exceeds max_num_seqs ({engine.max_num_seqs}): a sequence "
+                                     "takes a seat", value=spec.sequences)  # fmt: skip
 
 
 def _shortest(law: Any) -> int:

@@ -156,10 +156,19 @@ def ttft_s(requests: Table) -> Column:
 
 
 def tpot_s(requests: Table) -> Column:
-    """(E2E - TTFT) / (output tokens - 1), one value per request; zero where there is one token only."""
+    """(E2E - TTFT) / (output tokens - 1), one value per request; zero where there is one token only.
+
+    Of a request with several sequences the tokens are those of the longest: the pace at which one answer is written.
+    """
     tpot = _span_s(requests, "first_token_ps", "finish_ps")
-    tpot /= np.maximum(requests["output_tokens"].astype(np.int64) - 1, 1)
+    tpot /= np.maximum(_longest(requests) - 1, 1)
     return tpot
+
+
+def _longest(requests: Table) -> Column:
+    """Output tokens of the longest sequence of each request."""
+    longest: Column = requests["output_tokens"].astype(np.int64) - requests["sibling_tokens"]
+    return longest
 
 
 def e2e_s(requests: Table) -> Column:
@@ -169,7 +178,7 @@ def e2e_s(requests: Table) -> Column:
 
 _OF_REQUESTS: Mapping[str, Callable[[Table], Column]] = {
     "ttft": ttft_s,
-    "tpot": lambda completed: tpot_s(completed.where(completed["output_tokens"] > 1)),
+    "tpot": lambda completed: tpot_s(completed.where(_longest(completed) > 1)),
     "e2el": e2e_s,
     "queue_time": lambda completed: _span_s(completed, "arrival_ps", "scheduled_ps"),
     "prefill_time": lambda completed: _span_s(completed, "scheduled_ps", "first_token_ps"),
@@ -306,7 +315,11 @@ def _replicas(result: RunResult) -> int:
 
 
 def _kv(result: RunResult, series: Series) -> dict[str, Any]:
-    """Blocks over the whole run (idle time included): used, of that filled and empty, and free, as shares of all."""
+    """Blocks over the whole run (idle time included): used, of that filled and empty, and free, as shares of all.
+
+    `shared_fraction`: blocks saved because sequences and requests share them, of those that would be in use otherwise
+    (what the PagedAttention paper measures in its Figure 15).
+    """
     facts = result.facts
     per_replica = facts.get("num_gpu_blocks") or 0
     blocks = per_replica * _replicas(result)
@@ -314,6 +327,7 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
     batches = result.steps.batches(("kv_blocks", "kv_tokens", "running", "decodes", "steps"))
     peak = max((float(np.max(b["kv_blocks"] + kv_growth(b, block_size)[1])) for b in batches), default=0.0)
     used, filled = (float(np.mean(x)) * _covered(series, result) for x in (series.kv_blocks, series.kv_blocks_filled))
+    shared = float(np.mean(series.kv_blocks_shared))
     return {
         "num_blocks": blocks,
         "block_size": facts.get("block_size"),
@@ -322,6 +336,7 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "mean_filled_share": _per(filled, blocks),
         "mean_internal_fragmentation_share": _per(used - filled, blocks),
         "mean_free_share": 1.0 - _per(used, blocks),
+        "shared_fraction": _per(shared, used / _covered(series, result) + shared),
     }
 
 

@@ -135,6 +135,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
         ("KV filled with tokens, mean", share(kv["mean_filled_share"])),
         ("KV empty inside blocks, mean", share(kv["mean_internal_fragmentation_share"])),
+        *([("KV saved by sharing, mean", share(kv["shared_fraction"]))] if kv["shared_fraction"] else []),
         ("Prompt tokens from the prefix cache", _cached(summary)),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
     ]
