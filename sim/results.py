@@ -46,6 +46,7 @@ REQUEST_COLUMNS: Mapping[str, str] = {
     "cached_tokens": "i",  # prompt tokens served by the prefix cache at the first admission
     "preemptions": "i",
     "preempted_ps": "q",  # total time between being preempted and being admitted again; the longest of all sequences
+    "kv_unused_tokens": "i",  # room it held in the KV cache when it ended and had never filled
     "sibling_tokens": "i",  # of output_tokens, those that are not of the request's longest sequence
 }
 STEP_COLUMNS: Mapping[str, str] = {
@@ -63,6 +64,7 @@ STEP_COLUMNS: Mapping[str, str] = {
     "kv_tokens": "q",  # tokens that have room in them; what is left of the blocks is waste
     "waiting": "i",  # requests (after a fork: sequences) in the queue when the run was planned that the row belongs to
     "running": "i",  # requests admitted by then
+    "kv_stranded_blocks": "i",  # free blocks that the head of the queue had been refused by then
     "kv_shared_blocks": "i",  # blocks more that would be in use if sequences and requests shared none
 }
 SEGMENT_COLUMNS: Mapping[str, str] = {

@@ -6,11 +6,11 @@ first sequence; then it forks into all of them, which share the keys and values 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.request import NUMBER_SHIFT, Request, State
+from sim.request import NUMBER_SHIFT, RUNNING, Request, State
 from sim.rng import stream
 
 Lengths = tuple[int, ...]
@@ -104,6 +104,7 @@ class SequenceGroup:
         if spoken and self.beams is not None:
             first.first_token_ps = now_ps
         first.preemptions = sum(sequence.preemptions for sequence in members)
+        first.unused_tokens = sum(sequence.unused_tokens for sequence in members)
         first.preempted_ps = max(sequence.preempted_ps for sequence in members)
         first.state = state
         return first
@@ -128,12 +129,14 @@ class Sequence(Request):
         group = self.group
         child = Sequence(self, (number << NUMBER_SHIFT) + self.id, group.lengths[number], self.max_output_tokens)
         child.group, child.computed_tokens, child.scheduled_ps = group, self.computed_tokens, self.scheduled_ps
-        child.state = State.RUNNING
+        child.state, child.predicted_output_tokens = RUNNING, self.predicted_output_tokens
         return child
 
 
 def with_sequences(request: Request, lengths: Lengths, beams: BeamSearch | None = None) -> Sequence:
     """The request with a sequence for each of these output lengths. Those of beams are equal."""
+    if request.traits.hashes_output:  # of one answer; which of several goes on in a session is not known
+        request.traits = replace(request.traits, hashes_output=False)
     longest = max(request.max_output_tokens, *lengths)
     first = Sequence(request, request.id, lengths[0], longest)
     first.group, first.forks = SequenceGroup(first, lengths, beams), len(lengths) - 1

@@ -88,6 +88,10 @@ class Scenario:
     """Tokens per hash of the prompts' content; 0: no hashes, and no prefix cache."""
     alike: int = 1
     """Of this many prompt blocks, one differs from what most prompts have there."""
+    names_answers: bool = False
+    """Whether hashes go on beyond the prompt, to the longest output."""
+    match: str = "hash_block"
+    eviction: str = "lru"
     sequences: int = 1
     """The most sequences that a request may have."""
     switch_probability: float | None = None
@@ -115,7 +119,9 @@ class Scenario:
 
     def request(self, row: tuple[int, int, int, int, int]) -> Request:
         """The request of a row."""
-        traits = Traits(prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens)
+        traits = Traits(
+            prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens, hashes_output=self.names_answers
+        )
         request = Request(*row, traits if self.prefix_tokens else NO_TRAITS)
         lengths = self.lengths(row)
         return with_sequences(request, lengths, self.beams(len(lengths))) if len(lengths) > 1 else request
@@ -140,7 +146,7 @@ class Scenario:
         if not self.prefix_tokens:
             return ()
         rng = random.Random(row[0])
-        blocks = -(-row[2] // self.prefix_tokens)
+        blocks = -(-(row[2] + row[4] * self.names_answers) // self.prefix_tokens)
         blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
         return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
 
@@ -210,6 +216,7 @@ def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
         num_blocks=max(1, -(-longest // size) * rng.choice([10, 11, 12, 15, 20, 30, 60, 1000]) // 10),
         prefix_tokens=rng.choice([1, 2, 4, 6, 16, 16, 40]),
         alike=rng.choice([1, 4, 20, 1000]),
+        names_answers=rng.random() < 0.5,
     )
 
 
@@ -267,7 +274,7 @@ class Run:
     def token_times(self) -> dict[int, list[int]]:
         """When the client received each token of each request, as the segments say."""
         ends = self.boundaries(decoding_only=True)
-        times: dict[int, list[int]] = {i: [] for i in self.requests["request_id"].tolist()}  # of all sequences
+        times: dict[int, list[int]] = {i: [] for i in self.requests["request_id"].tolist()}
         for row in rows_of(self.segments):
             if row["last_step"] < row["first_step"]:
                 continue
@@ -304,8 +311,12 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    plain, forking = (PREFIX_CACHES, FORKING_PREFIX_CACHES) if scenario.prefix_tokens else (ALLOCATORS, FORKING)
-    kv = (plain if scenario.sequences == 1 else forking)["paged"](scenario.num_blocks, scenario.block_size)
+    forks = scenario.sequences > 1
+    if scenario.prefix_tokens:
+        cached = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[scenario.match]
+        kv = cached(scenario.num_blocks, scenario.block_size, eviction=scenario.eviction)
+    else:
+        kv = (FORKING if forks else ALLOCATORS)["paged"](scenario.num_blocks, scenario.block_size)
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](
@@ -382,13 +393,13 @@ def play_naively(scenario: Scenario) -> Outcome:
     """The same scenario in the naive simulator, which knows round robin and the fewest outstanding requests."""
     following = _next_job(scenario)
     per = scenario.prefix_tokens
-    jobs = {row[0]: Job(*row, scenario.hashes(row), per) for row in scenario.rows}
+    jobs = {row[0]: Job(*row, scenario.hashes(row), per, scenario.names_answers) for row in scenario.rows}
 
     def on_finish(id_: int, now: int) -> Job | None:
         row = following(id_, jobs[id_].prompt, jobs[id_].output, now)
         if row is None:
             return None
-        jobs[row[0]] = Job(*row, scenario.hashes(row), per)
+        jobs[row[0]] = Job(*row, scenario.hashes(row), per, scenario.names_answers)
         return jobs[row[0]]
 
     return simulate_naively(

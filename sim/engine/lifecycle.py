@@ -9,7 +9,18 @@ from typing import cast
 from sim.batch import DecodeBatch
 from sim.engine.recorder import Recorder, Rows
 from sim.kv.base import ForkingKVAllocator, KVAllocator
-from sim.request import NUMBER_SHIFT, REQUEST_MASK, Reason, Request, State
+from sim.predictors import LengthPredictor
+from sim.request import (
+    COMPLETED,
+    NO_REASON,
+    NUMBER_SHIFT,
+    REQUEST_MASK,
+    RUNNING,
+    WAITING,
+    Reason,
+    Request,
+    State,
+)
 from sim.schedulers.base import Scheduler
 from sim.sequences import Sequence, sequences_of
 
@@ -19,6 +30,12 @@ EndHandler = Callable[[Request, int], None]
 
 class Lifecycle:
     """The books of one replica's requests: first tokens, stretches of decoding, ends. The step loop is `Replica`."""
+
+    # CPython 3.11 reads up to 30 attributes of an object without slots quickly, and no more.
+    __slots__ = (
+        "_batch", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_kv", "_predictor", "_requests",
+        "_scheduler", "_segments", "_sequences", "_start", "_switches", "index", "outstanding",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -38,6 +55,7 @@ class Lifecycle:
         # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
+        self._predictor: LengthPredictor | None = None
         self._drains = scheduler.drains_together
         # The same for the decode step after which a beam is replaced by another one.
         self._switches: list[tuple[int, int, int, Sequence]] = []
@@ -49,7 +67,7 @@ class Lifecycle:
     def _apply_chunks(self, chunks: Iterable[tuple[Request, int]]) -> None:
         """Prompt pieces are computed; a prompt that is complete emits a token and its request decodes from now on."""
         for request, tokens in chunks:
-            if request.state is not State.RUNNING:
+            if request.state is not RUNNING:
                 continue  # its client gave up while the step was in flight
             self._note_scheduled(request)
             request.computed_tokens = computed = request.computed_tokens + tokens
@@ -106,7 +124,7 @@ class Lifecycle:
         batch, kv, due = self._batch, cast(ForkingKVAllocator, self._kv), self._switches
         while due and due[0][0] <= batch.steps:
             _, _, preemptions, beam = heapq.heappop(due)
-            if preemptions != beam.preemptions or beam.state is not State.RUNNING:
+            if preemptions != beam.preemptions or beam.state is not RUNNING:
                 continue
             other = beam.group.members[beam.switches[-1][1]]
             if other.joined_step >= 0 and batch.context_of(other) == batch.context_of(beam):
@@ -127,10 +145,10 @@ class Lifecycle:
         finishes, delivered = self._finishes, self._delivered
         while finishes and finishes[0][0] <= delivered:
             step, _, preemptions, request = heapq.heappop(finishes)
-            if preemptions == request.preemptions and request.state is State.RUNNING:
-                request.state = State.COMPLETED
+            if preemptions == request.preemptions and request.state is RUNNING:
+                request.state = COMPLETED
                 self._leave(request, step, now)
-                self._close(request, Reason.NONE, now)
+                self._close(request, NO_REASON, now)
 
     def _drain(self, now: int) -> bool:
         """A batch that drains together leaves if each of its members has received its last token."""
@@ -143,15 +161,15 @@ class Lifecycle:
             return False  # a prompt whose only token is in flight
         self._finishes.clear()
         for request in members:
-            request.state = State.COMPLETED
+            request.state = COMPLETED
             self._leave(request, request._finish_step, now)
-            self._close(request, Reason.NONE, now)
+            self._close(request, NO_REASON, now)
         return True
 
     def _last_finish(self) -> int:
         """The decode step that emits the last token of a batch that drains together."""
         finishes = self._finishes
-        while finishes[0][2] != finishes[0][3].preemptions or finishes[0][3].state is not State.RUNNING:
+        while finishes[0][2] != finishes[0][3].preemptions or finishes[0][3].state is not RUNNING:
             heapq.heappop(finishes)  # left behind by a preemption or a client who gave up
         return -finishes[0][0]
 
@@ -163,10 +181,10 @@ class Lifecycle:
     def _abort(self, sequences: Iterable[Request], now: int) -> None:
         """The client of these sequences has given up: those that have not ended do now."""
         for request in sequences:
-            if request.state is State.WAITING:  # it was preempted while its last token was in flight
+            if request.state is WAITING:  # it was preempted while its last token was in flight
                 request.state = State.ABORTED
                 self._scheduler.abort(request)
-            elif request.state is State.RUNNING:
+            elif request.state is RUNNING:
                 request.state = State.ABORTED
                 self._note_scheduled(request)
                 self._leave(request, min(self._delivered, request._finish_step), now)
@@ -195,6 +213,8 @@ class Lifecycle:
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
         self._sequences -= 1
+        if self._predictor is not None and reason is NO_REASON:
+            self._predictor.observe(request)
         if isinstance(request, Sequence):
             request.group.open -= 1
             if request.group.open:
@@ -227,7 +247,7 @@ class Lifecycle:
     def _close_all(self, now: int) -> None:
         """The simulation ends here: every request that is left ends as unfinished."""
         for request in [*self._scheduler.running(), *self._scheduler.waiting()]:
-            running, request.state = request.state is State.RUNNING, State.UNFINISHED
+            running, request.state = request.state is RUNNING, State.UNFINISHED
             if running:
                 self._leave(request, min(self._delivered, request._finish_step), now)
             self._close(request, Reason.INTERRUPTED, now)
@@ -238,5 +258,5 @@ def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now:
     rows.add(rows.pack(
         request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
         now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
-        request.preempted_ps, request.sibling_tokens,
+        request.preempted_ps, request.unused_tokens, request.sibling_tokens,
     ))  # fmt: skip

@@ -9,6 +9,8 @@ from sim.errors import InvariantError
 from sim.kv.base import Grant
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV, chain
+from sim.kv.prefix_tree import Prompt
+from sim.kv.radix_cache import RadixCachedKV
 from sim.request import Request
 from sim.sequences import Sequence, SharedBlocks
 
@@ -29,7 +31,7 @@ class ForkedKV(PagedKV):
         return max(super().blocks_for(request), -(-prompt // size) + self._fixed + self._copies(request, prompt))
 
     def can_reserve(self, request: Request, tokens: int) -> bool:
-        """With room for the copies, if the prompt will be complete."""
+        """With room for the copies, if these tokens complete the prompt."""
         aside = self._set_aside(request, tokens)
         can = super().can_reserve(request, tokens)
         self._due[self._phase] -= aside
@@ -37,8 +39,6 @@ class ForkedKV(PagedKV):
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for a chunk, and for the copies if it completes the prompt."""
-        if not request.forks:
-            return super().reserve(request, tokens)
         aside = self._set_aside(request, tokens)
         grant = super().reserve(request, tokens)
         self._due[self._phase] -= aside
@@ -64,21 +64,40 @@ class ForkedKV(PagedKV):
         self.stored_tokens += tokens % size
 
     def release(self, request: Request) -> None:
-        """Blocks that other sequences hold as well stay in use."""
-        freed = self._count_out(request)
+        """Blocks that other sequences hold as well stay in use; room for copies that were never made does not."""
+        copies = self._copies(request, request.reserved_tokens)
+        kept = self._kept_by_others(request) if isinstance(request, Sequence) else 0
         super().release(request)
-        self.free_blocks += freed
-
-    def _count_out(self, request: Request) -> int:
-        """End what the request shares; returns the blocks it frees beyond its own table, less those still held."""
-        if not isinstance(request, Sequence):
-            return 0
-        kept = self._let_go(request)
+        self.free_blocks += copies - kept
         self.shared_blocks -= kept
         self.stored_tokens += kept * self.block_tokens
-        return self._copies(request, request.reserved_tokens) - kept
 
-    def _let_go(self, request: Sequence) -> int:
+    def check(self, holders: Iterable[tuple[Request, int]]) -> None:
+        """As for `PagedKV`, counting what is shared once; and every count of references is right."""
+        holders = list(holders)
+        last = [r.shared for r, _ in holders if isinstance(r, Sequence) and r.shared is not None]
+        entries, todo, refs = set[SharedBlocks](), list(last), Counter(last)
+        while todo:
+            entry = todo.pop()
+            if entry not in entries:
+                entries.add(entry)
+                if entry.parent is not None:
+                    refs[entry.parent] += 1
+                    todo.append(entry.parent)
+        if any(entry.refs != refs[entry] for entry in entries):
+            raise InvariantError("shared KV blocks have other holders than are counted")
+        distinct = sum(e.blocks - (e.parent.blocks if e.parent is not None else 0) for e in entries)
+        shared = sum(entry.blocks for entry in last) - distinct
+        copies = sum(self._copies(request, request.reserved_tokens) for request, _ in holders)
+        self.free_blocks += copies - shared
+        self.shared_blocks -= shared
+        try:
+            super().check(holders)
+        finally:
+            self.free_blocks -= copies - shared
+            self.shared_blocks += shared
+
+    def _kept_by_others(self, request: Sequence) -> int:
         """Count the sequence out of what it shares; returns how many of these blocks are still held."""
         shared, request.shared = request.shared, None
         while shared is not None:
@@ -90,7 +109,9 @@ class ForkedKV(PagedKV):
 
     def _copies(self, request: Request, tokens: int) -> int:
         """Room that the forks to come need beside the prompt, once `tokens` of it have room."""
-        return request.forks * self._own_blocks(request.target_tokens) if tokens >= request.target_tokens else 0
+        if not request.forks or tokens < request.target_tokens:
+            return 0
+        return request.forks * self._own_blocks(request.target_tokens)
 
     def _own_blocks(self, tokens: int) -> int:
         """Blocks of so many tokens that two sequences cannot share."""
@@ -98,10 +119,7 @@ class ForkedKV(PagedKV):
 
     def _set_aside(self, request: Request, tokens: int) -> int:
         """Keep the room for copies out of a reservation's reach, as if growth needed it in the next step."""
-        if not request.forks:
-            return 0
-        have = request.computed_tokens if request.reserved_tokens else self.find_cached(request)
-        aside = self._copies(request, have + tokens)
+        aside = self._copies(request, request.computed_tokens + tokens)
         self._due[self._phase] += aside
         return aside
 
@@ -109,51 +127,35 @@ class ForkedKV(PagedKV):
         """Blocks at the beginning of a prompt that the prefix cache shares out."""
         return 0
 
-    def _blocks_of(self, request: Request, tokens: int) -> int:
-        return super()._blocks_of(request, tokens) + self._copies(request, request.reserved_tokens)
 
-    def _check_counts(self, holders: Iterable[tuple[Request, int]], shared: int) -> None:
-        """As for `PagedKV`; and every count of references is right."""
-        holders = list(holders)
-        last = [r.shared for r, _ in holders if isinstance(r, Sequence) and r.shared is not None]
-        entries, todo = set[SharedBlocks](), list(last)
-        refs = Counter(last)
-        while todo:
-            entry = todo.pop()
-            if entry not in entries:
-                entries.add(entry)
-                if entry.parent is not None:
-                    refs[entry.parent] += 1
-                    todo.append(entry.parent)
-        if any(entry.refs != refs[entry] for entry in entries):
-            raise InvariantError("shared KV blocks have other holders than are counted")
-        distinct = sum(e.blocks - (e.parent.blocks if e.parent is not None else 0) for e in entries)
-        super()._check_counts(holders, shared + sum(entry.blocks for entry in last) - distinct)
-
-
-class ForkedPrefixCachedKV(ForkedKV, PrefixCachedKV):
-    """Both at once: what the prefix cache knows of a prompt is shared there, the rest of it since the fork."""
+class _ForkedPrompts(ForkedKV):
+    """What the prefix cache knows of a prompt is shared there, the rest of it since the fork."""
 
     __slots__ = ()
+    _prompts: dict[Request, Prompt]
 
     def fork(self, parent: Request, child: Request) -> None:
-        """The child holds the parent's part of the tree as well."""
+        """The child holds the parent's part of the tree as well. What they generate has no identity."""
         super().fork(parent, child)
         prompt = self._prompts.get(parent)
         if prompt is not None:
+            prompt.blocks = prompt.run.end
             self._prompts[child] = prompt
             for run in chain(prompt.run):
                 run.refs += 1
 
-    def release(self, request: Request) -> None:
-        """Blocks that nobody else holds join the queue, the last one first."""
-        PrefixCachedKV.release(self, request)
-
-    def _free_own(self, request: Request) -> int:
-        freed = self._count_out(request)
-        self.free_blocks += freed
-        return freed + super()._free_own(request)
-
     def _cached_blocks(self, request: Request) -> int:
         prompt = self._prompts.get(request)
         return prompt.run.end if prompt is not None else 0
+
+
+class ForkedPrefixCachedKV(PrefixCachedKV, _ForkedPrompts):
+    """vLLM's prefix cache with forks."""
+
+    __slots__ = ()
+
+
+class ForkedRadixCachedKV(RadixCachedKV, _ForkedPrompts):
+    """SGLang's radix cache with forks."""
+
+    __slots__ = ()

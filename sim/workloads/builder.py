@@ -13,6 +13,7 @@ from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
 from sim.workloads.lengths import law
 from sim.workloads.replay import TraceReplay, TraceRows
+from sim.workloads.sessions import Sessions
 from sim.workloads.several import SeveralSequences
 from sim.workloads.sizes import RequestRows, Sizes
 from sim.workloads.spec import WorkloadSpec
@@ -62,6 +63,9 @@ def _single(spec: WorkloadSpec, seed: int, max_model_len: int | None, beside: Pa
     if spec.input_tokens is None or spec.output_tokens is None:
         raise ConfigError("is required but missing", key="input_tokens")
     sizes = Sizes(spec.input_tokens, spec.output_tokens, spec.max_output_tokens, spec.shared_prefix)
+    if spec.sessions is not None and spec.arrival is not None:
+        ends = spec.num_requests, spec.duration_s
+        return Sessions(spec.arrival, sizes, spec.sessions, seed=seed, ends=ends, max_model_len=max_model_len)
     return _driven(spec, sizes, seed, spec.num_requests)
 
 
