@@ -54,6 +54,15 @@ class LargeGpuDefaults(BaseModel):
     max_num_batched_tokens: int = Field(gt=0)
 
 
+class PrefixCacheDefaults(BaseModel):
+    """How the prefix cache of an engine matches and evicts."""
+
+    model_config = _FROZEN
+
+    match: str = "hash_block"
+    eviction: Literal["lru", "lfu"] = "lru"
+
+
 class EnginePreset(BaseModel):
     """Defaults for every key of `engine:` that a scenario leaves out."""
 
@@ -69,6 +78,8 @@ class EnginePreset(BaseModel):
     stack: str = Field(default="vllm", description="software stack whose kernels price the steps, where measured")
     block_size: int = Field(gt=0)
     enable_prefix_caching: bool
+    watermark: float = Field(default=0.0, ge=0, lt=1, description="share of KV blocks kept free at admission")
+    prefix_cache: PrefixCacheDefaults = PrefixCacheDefaults()
     async_scheduling: bool
     long_prefill_token_threshold: int = Field(ge=0)
     host: HostDefaults = HostDefaults()

@@ -299,8 +299,10 @@ def _span(attention: Attention | None) -> Span | None:
             return Span(attention.window)
         if attention.chunk is not None:
             return Span(attention.chunk, chunked=True)
-    if isinstance(attention, LatentAttention) and attention.indexer is not None:
-        return Span(attention.indexer.topk)
+    if isinstance(attention, LatentAttention):
+        limits = [attention.window, attention.indexer.topk if attention.indexer else None]
+        shortest = min((limit for limit in limits if limit is not None), default=None)
+        return None if shortest is None else Span(shortest)
     return None
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import simpy
-
-from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm
+from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm, Clock
 from sim.engine.front_end import FrontEnd
 from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
 from sim.engine.router import Router
-from sim.request import Reason, Request, State
+from sim.request import NO_REASON, Reason, Request, State
 from sim.workloads.base import Workload
 
 _TIDY_EVERY = 1024  # requests between two looks at buffers and progress
@@ -47,7 +45,7 @@ class Cluster:
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
     ) -> None:
-        self.env = simpy.Environment(initial_time=0)  # an integer, and so are all delays: the clock counts picoseconds
+        self.env = Clock()
         self.recorder = Recorder(directory)
         self.replicas = [Replica(self.env, i, p, self.recorder, self._ended) for i, p in enumerate(parts)]
         self.submitted = self.ended = 0
@@ -61,7 +59,9 @@ class Cluster:
 
     def run(self) -> None:
         """Simulate until every request has ended, or Ctrl-C; then close what is left as unfinished."""
-        self._schedule_next()
+        self._next = next(self._arrivals, None)
+        if self._next is not None:
+            Alarm(self.env, ARRIVAL + self._next.id, self._next.arrival_ps, self._arrive)
         previous = self._catch_interrupts()
         try:
             self.env.run()
@@ -81,7 +81,7 @@ class Cluster:
         replica = self._router(request, self.replicas)
         if request.prompt_tokens + request.max_output_tokens > self._max_model_len:
             self._refuse(request, Reason.TOO_LONG)
-        elif (reason := replica.refusal(request)) is not Reason.NONE:
+        elif (reason := replica.refusal(request)) is not NO_REASON:
             self._refuse(request, reason)
         else:
             if self._timeout_ps is not None:
@@ -90,11 +90,16 @@ class Cluster:
                 Alarm(self.env, TIMEOUT + request.id, patience, lambda _: replica.time_out(request))
             replica.submit(request)
 
-    def _arrive(self, _: Alarm) -> None:
+    def _arrive(self, alarm: Alarm) -> None:
+        """The next request arrives, and those after it as long as nothing else happens before them."""
         request = self._next
-        self._schedule_next()
-        if request is not None:
+        while request is not None:
             self._accept(request)
+            self._next = request = next(self._arrivals, None)
+            if request is not None and not self.env.reach(request.arrival_ps):
+                alarm.rank = ARRIVAL + request.id
+                alarm.set(request.arrival_ps)
+                return
 
     def _accept(self, request: Request) -> None:
         """A client sends a request now."""
@@ -104,12 +109,6 @@ class Cluster:
             now: int = self.env.now  # type: ignore[assignment]
             delay = self._front_end.delay_ps(request, now)
             Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
-
-    def _schedule_next(self) -> None:
-        self._next = request = next(self._arrivals, None)
-        if request is not None:
-            delay = request.arrival_ps - self.env._now
-            Alarm(self.env, ARRIVAL + request.id, delay, self._arrive)  # type: ignore[arg-type]
 
     def _refuse(self, request: Request, reason: Reason) -> None:
         request.state = State.REJECTED
