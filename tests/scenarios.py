@@ -6,15 +6,17 @@ ticks make ends of steps, arrivals and time-outs fall on the same instant; few b
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from naive import Job, Outcome, simulate_naively
+from naive.fleet import simulate_naively
+from naive.model import Job, Outcome
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
@@ -31,6 +33,9 @@ from sim.step import NO_LIMIT
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 """Set HYPOTHESIS_PROFILE=thorough for ten times as many scenarios."""
+PHASES = [Phase.explicit, Phase.generate]
+if os.environ.get("HYPOTHESIS_PROFILE") != "unshrunk":  # where only the verdict counts (`make mutants`)
+    PHASES.append(Phase.shrink)
 
 
 def examples(count: int) -> settings:
@@ -40,6 +45,7 @@ def examples(count: int) -> settings:
         derandomize=True,
         database=None,
         deadline=None,
+        phases=PHASES,
         suppress_health_check=list(HealthCheck),
     )
 
@@ -103,6 +109,14 @@ class Scenario:
     def timer(self) -> ToyTimer:
         """A fresh timer."""
         return SpanTimer(self.tick_ps) if self.spans else ToyTimer(self.tick_ps)
+
+    def duration_ps(self, contexts: list[int], chunks: list[tuple[int, int]]) -> int:
+        """What the timer says of a single step, one sequence after the other."""
+        seen = 0
+        for weight, span in enumerate(self.spans, 7):
+            for context in contexts:
+                seen += weight * (context % span.tokens if span.chunked else min(context, span.tokens - 1))
+        return ToyTimer(self.tick_ps).duration(len(contexts), sum(contexts), chunks) + self.tick_ps * seen
 
     def requests(self) -> list[Request]:
         """Fresh requests."""
@@ -364,7 +378,7 @@ def play_naively(scenario: Scenario) -> Outcome:
 
     return simulate_naively(
         list(jobs.values()),
-        duration_ps=ToyTimer(scenario.tick_ps).duration,
+        duration_ps=scenario.duration_ps,
         policy="chunked" if scenario.scheduler == "chunked" else "prefill_first",
         max_num_seqs=scenario.max_num_seqs,
         max_num_batched_tokens=scenario.max_num_batched_tokens,
@@ -373,7 +387,7 @@ def play_naively(scenario: Scenario) -> Outcome:
         max_model_len=scenario.max_model_len,
         lead=scenario.lead,
         long_prefill_token_threshold=scenario.threshold,
-        client_timeout_ps=scenario.timeout_ps,
+        client_timeout_ps=math.inf if scenario.timeout_ps is None else scenario.timeout_ps,
         replicas=scenario.replicas,
         router="round_robin" if scenario.router == "round_robin" else "least",
         on_finish=on_finish,

@@ -69,7 +69,7 @@ def compare_all(scenario: Scenario) -> Run:
     assert_same(leaping, single)
     assert_same_rows(leaping, single)
     assert_same(leaping, play(scenario, max_run=3))
-    if scenario.router in KNOWN_TO_NAIVE and not scenario.spans:
+    if scenario.router in KNOWN_TO_NAIVE:
         assert_naive_agrees(scenario, leaping)
     return leaping
 

@@ -11,11 +11,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from naive import Job, simulate_naively
+from naive.fleet import simulate_naively
+from naive.model import Job
 
 
-def duration_ps(decodes: int, context: int, chunks: list[tuple[int, int]]) -> int:
-    return 100 + 10 * decodes + context + sum(n for _, n in chunks)
+def duration_ps(contexts: list[int], chunks: list[tuple[int, int]]) -> int:
+    return 100 + 10 * len(contexts) + sum(contexts) + sum(n for _, n in chunks)
 
 
 def job(id_: int, arrival_ps: int, prompt: int, output: int, max_output: int | None = None) -> Job:

@@ -1,0 +1,151 @@
+"""A second simulator of the same rules, as plain as possible: it walks every request at every step and shares no code
+with `sim`. Slow on purpose: nothing is counted that can be counted anew."""
+
+import math
+from types import SimpleNamespace
+
+from naive.memory import Paged
+from naive.model import Outcome, Rules, Sequence
+from naive.policies import POLICIES
+
+
+class Replica:
+    def __init__(self, rules, index):
+        self.rules, self.index = rules, index
+        self.waiting, self.running, self.boundaries, self.order = [], [], [], []
+        self.memory = Paged(rules)
+        self.policy = POLICIES[rules.policy](self)
+        self.current = self.planned = None  # the step on the GPU and, with lead = 1, the one after it
+        self.may_plan = False  # this instant holds an arrival or the end of a step
+
+    def seat(self, s):
+        self.waiting.remove(s)
+        self.running.append(s)
+        s.state = "running"
+        self.order.append(("admit", s.job.id))
+
+    def preempt(self, s):
+        self.running.remove(s)
+        self.memory.free_all(s)
+        self.waiting.insert(0, s)
+        s.state, s.computed, s.target = "waiting", 0, s.job.prompt + s.promised
+        s.preemptions += 1
+        self.order.append(("preempt", s.job.id))
+
+    def step(self, decodes, chunks):
+        emitters = [s for s in decodes if s.promised < s.job.output]  # the others' last token is in flight: wasted
+        emitters += [s for s, _, _ in chunks if s.decodes]
+        shape = [s.computed for s in decodes], [(before, n) for _, before, n in chunks]
+        for s in decodes:
+            s.computed += 1
+            self.memory.fill(s)
+        for s in emitters:
+            s.promised += 1
+        members = decodes + [s for s, _, _ in chunks]
+        return SimpleNamespace(duration=self.rules.duration_ps(*shape), members=members, emitters=emitters)
+
+    def start(self, step, now):
+        self.current, step.end = step, now + step.duration
+        for s in step.members:
+            s.scheduled = now if s.scheduled < 0 else s.scheduled
+
+    def plan_phase(self, now):
+        if self.planned and not self.current:
+            self.start(self.planned, now)
+            self.planned = None
+        while self.may_plan and not self.planned and (self.rules.lead or not self.current):
+            decodes, chunks = self.policy.plan() or ([], [])
+            if not decodes and not chunks:
+                break
+            step = self.step(decodes, chunks)
+            if self.current:
+                self.planned = step
+            else:
+                self.start(step, now)
+        self.may_plan = False
+
+
+class Fleet:
+    def __init__(self, jobs, rules):
+        self.rules, self.replicas = rules, [Replica(rules, i) for i in range(rules.replicas)]
+        self.to_come, self.all = list(jobs), {}
+
+    def live(self):
+        return [s for _, s in sorted(self.all.items()) if s.finish < 0]
+
+    def end(self, s, now, state, reason=""):
+        home = s.home
+        if state != "rejected":
+            (home.running if s.state == "running" else home.waiting).remove(s)
+            home.memory.free_all(s)
+            home.order.append(("finish" if state == "completed" else "abort", s.job.id))
+        s.state, s.reason, s.finish = state, reason, now
+        self.to_come += [job for job in [self.rules.on_finish(s.job.id, now)] if job]
+
+    def boundary(self, home, now):
+        step, home.current, home.may_plan = home.current, None, True
+        home.boundaries.append(now)
+        emitters = sorted((s for s in step.emitters if s.finish < 0), key=lambda s: s.job.id)
+        for s in emitters:
+            s.tokens.append(now)
+        for s in sorted({*home.running, *emitters}, key=lambda s: s.job.id):
+            if s.deadline < now:
+                self.end(s, now, "aborted", "client_timeout")
+        for s in emitters:
+            if s.served and s.finish < 0:
+                self.end(s, now, "completed")
+
+    def arrive(self, job, now):
+        loads = [sum(s.home is replica for s in self.live()) for replica in self.replicas]
+        index = len(self.all) % len(loads) if self.rules.router == "round_robin" else loads.index(min(loads))
+        home = self.replicas[index]
+        s = self.all[job.id] = Sequence(job, job.prompt, now + self.rules.client_timeout_ps, home)
+        if job.prompt + job.max_output > home.policy.longest(self.rules):
+            self.end(s, now, "rejected", "too_long")
+        elif home.memory.most(job) > self.rules.num_blocks:
+            self.end(s, now, "rejected", "never_fits")
+        else:
+            home.waiting.append(s)
+            home.may_plan = True
+
+    def doorstep(self, now):
+        """Arrivals, then time-outs one by one; a follow-up that a time-out brings comes before the next time-out."""
+        while True:
+            while due := [job for job in self.to_come if job.arrival_ps <= now]:
+                job = min(due, key=lambda job: job.id)
+                self.to_come.remove(job)
+                self.arrive(job, now)
+            late = [s for s in self.live() if s.deadline == now and (s.idle or not s.home.current)]
+            if not late:
+                return
+            self.end(late[0], now, "aborted", "client_timeout")
+
+    def run(self):
+        now = -1
+        while True:
+            instants = [replica.current.end for replica in self.replicas if replica.current]
+            instants += [job.arrival_ps for job in self.to_come] + [s.deadline for s in self.live() if s.deadline > now]
+            now = min(instants, default=math.inf)
+            if now == math.inf:
+                return
+            for replica in self.replicas:
+                if replica.current and replica.current.end == now:
+                    self.boundary(replica, now)
+            self.doorstep(now)
+            for replica in self.replicas:
+                replica.plan_phase(now)
+
+
+def simulate_naively(jobs, **rules):
+    """Serves the jobs to the end under these `Rules`."""
+    fleet = Fleet(jobs, Rules(**rules))
+    fleet.run()
+    if fleet.live():
+        raise RuntimeError(f"no event is left, yet {[s.job.id for s in fleet.live()]} have not ended")
+    requests = {}
+    for i, s in sorted(fleet.all.items()):
+        replica, first = -1 if s.state == "rejected" else s.home.index, s.tokens[0] if s.tokens else -1
+        requests[i] = (s.state, s.reason, replica, s.scheduled, first, s.finish, len(s.tokens), s.preemptions)
+    token_times = {i: s.tokens for i, s in sorted(fleet.all.items())}
+    per_replica = [r.boundaries for r in fleet.replicas], [r.order for r in fleet.replicas]
+    return Outcome(requests, *per_replica, token_times, {i: max(0, s.cached) for i, s in sorted(fleet.all.items())})
