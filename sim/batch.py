@@ -50,7 +50,7 @@ class DecodeBatch:
         request.joined_step = -1
 
     def last_token_in_flight(self, request: Request) -> bool:
-        """Whether a step that is planned but has not ended emits this member's last token.
+        """Whether a step that is planned but has not ended emits this member's last token, or one has already.
 
         The one thing about true lengths that a scheduler may ask, and only of a member it is about to preempt.
         """

@@ -40,6 +40,7 @@ from sim.schedulers.continuous import ContinuousScheduler
 from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
+from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme, parse_quantization
 from sim.step import NO_LIMIT
 from sim.units import ceil_div
@@ -97,8 +98,18 @@ class Engine:
     quantization: dict[str, str]
     dtype: str
     tensor_parallel_size: int
+    pipeline_parallel_size: int
+    data_parallel_size: int
+    expert_parallel_size: int
     async_scheduling: bool
     host: dict[str, float]
+
+    @property
+    def layout(self) -> Layout:
+        """The GPUs of one copy of the model."""
+        return Layout(
+            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, self.expert_parallel_size
+        )
 
 
 @dataclass(frozen=True)
@@ -139,11 +150,15 @@ class Setup:
         allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
         kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
+        budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
-            options["long_prefill_token_threshold"] = engine.long_prefill_token_threshold
+            cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
+            options["long_prefill_token_threshold"] = min(cap, budget)
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
-            kv, batch, max_num_seqs=engine.max_num_seqs, max_num_batched_tokens=engine.max_num_batched_tokens, **options
-        )
+            kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
+            max_num_batched_tokens=budget * lanes, **options,
+        )  # fmt: skip
         return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run)
 
     def router(self) -> Router:
@@ -170,12 +185,14 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         kernels = _kernels(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
+    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout)
     timer = RooflineStepTimer(forward, HostWork(**engine.host))
     with blamed(("model",), under=("engine",)):
         memory = _memory(engine, architecture, scheme, gpu, preset)
-    num_blocks = engine.num_gpu_blocks_override or memory.num_blocks
-    fixed = architecture.kv_bytes_per_sequence_fixed(scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size)
+    num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
+    fixed = architecture.kv_bytes_per_sequence_fixed(
+        scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
+    )
     spec = written.spec
     _check_context(written, engine)
     with written.blamed():
@@ -284,6 +301,9 @@ def _resolve(
         },
         dtype=architecture.dtype,
         tensor_parallel_size=given.tensor_parallel_size,
+        pipeline_parallel_size=given.pipeline_parallel_size,
+        data_parallel_size=given.data_parallel_size,
+        expert_parallel_size=_expert_parallel(loaded, architecture),
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
     )
@@ -307,11 +327,36 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
         valid = [str(n) for n in sizes if all(count % n == 0 for count in heads)]
         raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
                     value=tp, choices=valid)  # fmt: skip
-    if tp > gpu.gpus_per_node:
-        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node", value=tp)
+    if tp > gpu.gpus_per_node and tp % gpu.gpus_per_node:
+        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node and is no "
+                    "multiple of them", value=tp)  # fmt: skip
+    if engine.pipeline_parallel_size > architecture.num_layers:
+        raise error(("engine", "pipeline_parallel_size"), f"exceeds the {architecture.num_layers} layers of the model",
+                    value=engine.pipeline_parallel_size)  # fmt: skip
     if engine.max_model_len > architecture.max_model_len:
         raise error(("engine", "max_model_len"), f"exceeds the model's context of {architecture.max_model_len} tokens",
                     value=engine.max_model_len)  # fmt: skip
+
+
+def _expert_parallel(loaded: LoadedScenario, architecture: ModelArchitecture) -> int:
+    """Groups of GPUs with whole experts: as many as asked for; all GPUs of a stage, or none, when nothing is said."""
+    given, error = loaded.scenario.engine, loaded.document.error
+    group = given.tensor_parallel_size * given.data_parallel_size
+    if not architecture.is_moe:
+        for key in ("data_parallel_size", "expert_parallel_size"):
+            if (getattr(given, key) or 1) > 1:
+                raise error(("engine", key), "is for mixture-of-experts models; "
+                            "for copies of a dense one use replicas.count",
+                            value=getattr(given, key))  # fmt: skip
+        return 1
+    size = given.expert_parallel_size or (group if given.enable_expert_parallel else 1)
+    experts = min(g.mlp.num_experts for g in architecture.layers if g.mlp is not None and g.mlp.kind == "moe")
+    if group % size or experts % size:
+        valid = [str(n) for n in range(1, group + 1) if group % n == 0 and experts % n == 0]
+        at = "expert_parallel_size" if given.expert_parallel_size else "enable_expert_parallel"
+        raise error(("engine", at), f"{size} must divide the {group} GPUs of a stage and the {experts} experts",
+                    value=getattr(given, at), choices=valid)  # fmt: skip
+    return size
 
 
 def _check_policy(
@@ -353,14 +398,14 @@ def _shortest(law: Any) -> int:
 def _memory(
     engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
 ) -> MemoryPlan:
-    tp = engine.tensor_parallel_size
+    tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
     widths = _widths(architecture)
     demand = MemoryDemand(
-        weight_bytes=architecture.weight_bytes(scheme, tp=tp),
+        weight_bytes=architecture.weight_bytes(scheme, engine.layout),
         activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
-        framework_bytes=framework_bytes(tp),
+        framework_bytes=framework_bytes(engine.layout.gpus),
     )
-    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp)
+    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
     block_bytes = max(1, per_token * engine.kv_cache["block_size"])
     budget = MemoryBudget(
         preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes

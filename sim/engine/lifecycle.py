@@ -33,7 +33,9 @@ class Lifecycle:
         self.outstanding = 0
         """Requests submitted and not ended: the counter that routers of large fleets read."""
         # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
+        # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
+        self._drains = scheduler.drains_together
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._start = 0  # of the run in force
         self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
@@ -57,12 +59,16 @@ class Lifecycle:
             self._kv.grow(request)
             last = batch.steps + request._output_tokens - request.emitted_tokens
             request._finish_step = last
-            heapq.heappush(self._finishes, (last, request.id, request.preemptions, request))
+            due = -last if self._drains else last
+            heapq.heappush(self._finishes, (due, request.id, request.preemptions, request))
 
     def _end_requests(self, now: int) -> None:
         """End those whose clients have gone, then what the delivered steps have finished."""
         if self._gone:
             self._end_gone(now)
+        if self._drains:
+            self._drain(now)
+            return
         finishes, delivered = self._finishes, self._delivered
         while finishes and finishes[0][0] <= delivered:
             step, _, preemptions, request = heapq.heappop(finishes)
@@ -70,6 +76,29 @@ class Lifecycle:
                 request.state = State.COMPLETED
                 self._leave(request, step, now)
                 self._close(request, Reason.NONE, now)
+
+    def _drain(self, now: int) -> bool:
+        """A batch that drains together leaves if each of its members has received its last token."""
+        if not self._batch.count or self._batch.count < self._scheduler.num_running:
+            return False
+        if self._last_finish() > self._delivered:
+            return False
+        members = sorted(self._scheduler.running(), key=lambda request: request.id)
+        if any(request.segment_start_ps > now for request in members):
+            return False  # a prompt whose only token is in flight
+        self._finishes.clear()
+        for request in members:
+            request.state = State.COMPLETED
+            self._leave(request, request._finish_step, now)
+            self._close(request, Reason.NONE, now)
+        return True
+
+    def _last_finish(self) -> int:
+        """The decode step that emits the last token of a batch that drains together."""
+        finishes = self._finishes
+        while finishes[0][2] != finishes[0][3].preemptions or finishes[0][3].state is not State.RUNNING:
+            heapq.heappop(finishes)  # left behind by a preemption or a client who gave up
+        return -finishes[0][0]
 
     def _end_gone(self, now: int) -> None:
         gone, self._gone = sorted(self._gone, key=lambda request: request.id), []
@@ -80,7 +109,7 @@ class Lifecycle:
             elif request.state is State.RUNNING:
                 request.state = State.ABORTED
                 self._note_scheduled(request)
-                self._leave(request, self._delivered, now)
+                self._leave(request, min(self._delivered, request._finish_step), now)
             else:
                 continue
             self._close(request, Reason.CLIENT_TIMEOUT, now)

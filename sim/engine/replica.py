@@ -84,6 +84,8 @@ class Replica(Lifecycle):
             self._gone.append(request)
             if self._plan is None and (self._boundary_ps == now or self._free_ps <= now):
                 self._end_gone(now)
+                if self._drains:
+                    self._drain(now)
         else:
             return
         self._interrupt()
@@ -120,6 +122,10 @@ class Replica(Lifecycle):
                 return
             if plan.preempted is not None:
                 self._note_preempted(plan.preempted, now)
+            if self._drains and self._drain(now):
+                self._alarm = None
+                self._plan_soon()
+                return
             if not plan.chunks and not plan.decodes:
                 self._wait(NO_LIMIT, now)
                 return
@@ -180,7 +186,8 @@ class Replica(Lifecycle):
             finishes = self._finishes
             while finishes[0][2] != finishes[0][3].preemptions:
                 heapq.heappop(finishes)  # left behind by a preemption
-            to_finish = finishes[0][0] + self._lead - batch.steps
+            last = self._last_finish() if self._drains else finishes[0][0]
+            to_finish = last + self._lead - batch.steps
             if to_finish < limit:
                 limit = to_finish
             if batch.spans:

@@ -15,6 +15,10 @@ class Scheduler(Protocol):
     object can be driven by a `for` loop in a test.
     """
 
+    drains_together: bool
+    """Whether a running request keeps its seat, its memory and its place in the steps until all that run have received
+    their last token. Then they leave together: a batch that nobody joins (static and dynamic batching)."""
+
     @property
     def num_waiting(self) -> int:
         """Requests that are not admitted, preempted ones included."""

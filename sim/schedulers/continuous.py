@@ -14,6 +14,8 @@ from sim.step import DECODE, IDLE, Idle, StepPlan
 class ContinuousScheduler:
     """Requests join and leave between steps. Whole prompts go first and alone; the decodes stand still meanwhile."""
 
+    drains_together = False
+
     def __init__(self, kv: KVAllocator, batch: DecodeBatch, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
         self._kv, self._batch = kv, batch
         self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens

@@ -151,6 +151,8 @@ def test_refusal_names_a_request_that_never_fits() -> None:
 class Stubborn:
     """A scheduler with one request and no idea what to do with it."""
 
+    drains_together = False
+
     def __init__(self, plan: StepPlan | Idle, running: int = 0, waiting: int = 0) -> None:
         self._plan, self.num_running, self.num_waiting = plan, running, waiting
 
