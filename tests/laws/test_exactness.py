@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import (
-    THOROUGH,
     Run,
     Scenario,
+    amount,
     examples,
     play,
     play_naively,
@@ -28,7 +28,7 @@ from sim.kv.base import Grant, KVAllocator
 from sim.request import Request, State
 from sim.schedulers.base import Scheduler
 
-SEEDS_PER_TEST = 400 if THOROUGH else 35
+SEEDS_PER_TEST = amount(35)
 KNOWN_TO_NAIVE = ("round_robin", "least_outstanding_requests")
 
 

@@ -91,7 +91,7 @@ def first_failure(copy: Path, tests: tuple[str, ...]) -> str:
     """Run tests until one fails; its name, or `LIVES`."""
     command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=no", "-rfE"]
     command += [f"tests/{test}" for test in tests]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "HYPOTHESIS_PROFILE": "unshrunk"}
+    environment = {**os.environ, "PYTHONPATH": str(copy), "HYPOTHESIS_PROFILE": "quick"}
     limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))  # noqa: E731
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, preexec_fn=limit)
     if done.returncode < 0:

@@ -4,7 +4,7 @@ with `sim`. Slow on purpose: nothing is counted that can be counted anew."""
 import math
 from types import SimpleNamespace
 
-from naive.memory import Paged
+from naive.memory import MEMORIES
 from naive.model import Outcome, Rules, Sequence
 from naive.policies import POLICIES
 
@@ -13,7 +13,7 @@ class Replica:
     def __init__(self, rules, index):
         self.rules, self.index = rules, index
         self.waiting, self.running, self.boundaries, self.order = [], [], [], []
-        self.memory = Paged(rules)
+        self.memory = MEMORIES[rules.memory](rules, **rules.memory_options)
         self.policy = POLICIES[rules.policy](self)
         self.current = self.planned = None  # the step on the GPU and, with lead = 1, the one after it
         self.may_plan = False  # this instant holds an arrival or the end of a step
@@ -37,8 +37,7 @@ class Replica:
         emitters += [s for s, _, _ in chunks if s.decodes]
         shape = [s.computed for s in decodes], [(before, n) for _, before, n in chunks]
         for s in decodes:
-            s.computed += 1
-            self.memory.fill(s)
+            self.memory.grow(s)
         for s in emitters:
             s.promised += 1
         members = decodes + [s for s, _, _ in chunks]

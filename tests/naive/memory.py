@@ -1,24 +1,25 @@
-"""Memory as lists of block numbers."""
+"""Memory as lists of block numbers: the rules of sim/kv/README.md."""
 
 
 class Paged:
     """Blocks on demand; full blocks of equal beginnings are shared when `prefix_caching` is set."""
 
-    def __init__(self, rules):
-        self.rules, self.size = rules, rules.block_size
+    def __init__(self, rules, watermark=0, bound_tokens=None):
+        self.rules, self.size, self.watermark = rules, rules.block_size, int(watermark * rules.num_blocks)
+        self.bound = bound_tokens or 10**12
         self.free = list(range(rules.num_blocks))  # the next block to be taken first
         self.users = [0] * rules.num_blocks
         self.content, self.known = {}, {}  # block -> what it holds, and the other way round
 
     def blocks(self, tokens):
-        return -(-tokens // self.size)
+        return -(-min(tokens, self.bound) // self.size)
 
     def most(self, job):
         """Blocks without which the job is refused."""
         return self.blocks(job.prompt + job.max_output) + self.rules.fixed_blocks
 
     def held(self, s):
-        return len(s.table) - (self.rules.fixed_blocks if s.table else 0)
+        return len(s.table) - self.rules.fixed_blocks
 
     def growth(self, s):
         """Blocks that the next token of a decode takes."""
@@ -35,14 +36,20 @@ class Paged:
     def admit(self, s, n, found, decodes):
         """The blocks that hold the beginning of the prompt become its own, if there is room for n tokens more."""
         in_use = sum(self.users[block] > 0 for block in found)
-        need = self.blocks(len(found) * self.size + n) + self.rules.fixed_blocks - in_use
-        if need > self.spare(decodes):
+        s.room = self.room(s, len(found) * self.size + n)
+        need = self.blocks(s.room) + self.rules.fixed_blocks - in_use
+        kept = self.watermark if any(self.users) else 0
+        if need > self.spare(decodes) - kept:
             return False
         self.free = [block for block in self.free if block not in found]
         for block in found:
             self.users[block] += 1
         s.table, s.computed = list(found), len(found) * self.size
         return True
+
+    def room(self, s, tokens):
+        """Tokens that a newcomer whose first chunk ends at `tokens` reserves."""
+        return tokens
 
     def identity(self, s, i):
         """What block i of a prompt holds, with all that comes before it; None if that is not known."""
@@ -62,13 +69,27 @@ class Paged:
         return found
 
     def fill(self, s):
-        """Give a sequence the blocks for its computed tokens; full blocks of the prompt can be found from now on."""
-        while len(s.table) < self.blocks(s.computed) + self.rules.fixed_blocks:
-            block = self.free.pop(0)
-            if block in self.content:
-                del self.known[self.content.pop(block)]
-            self.users[block] = 1
-            s.table.append(block)
+        """Give a sequence the blocks of its computed tokens and its room."""
+        while self.held(s) < self.blocks(max(s.computed, s.room)):
+            self.take_block(s)
+        self.publish(s)
+
+    def grow(self, s):
+        """A decode stores one token more."""
+        for _ in range(self.growth(s)):
+            self.take_block(s)
+        s.computed += 1
+        self.publish(s)
+
+    def take_block(self, s):
+        block = self.free.pop(0)
+        if block in self.content:
+            del self.known[self.content.pop(block)]
+        self.users[block] = 1
+        s.table.append(block)
+
+    def publish(self, s):
+        """Full blocks of the prompt can be found from now on."""
         for i in range(s.computed // self.size):
             identity = self.identity(s, i)
             if s.own or identity is None or self.known.get(identity) == s.table[i]:
@@ -83,4 +104,101 @@ class Paged:
             self.users[block] -= 1
             if self.users[block] == 0:
                 self.free.append(block)
-        s.table, s.own = [], False
+        s.table, s.own, s.room = [], False, 0
+
+
+class Predicted(Paged):
+    """Room for the answer that is expected; a decode beyond it takes some blocks at a time."""
+
+    def __init__(self, rules, growth_blocks=1, **options):
+        super().__init__(rules, **options)
+        self.growth_blocks = growth_blocks
+
+    def most(self, job):
+        return super().most(job) + self.growth_blocks - 1
+
+    def room(self, s, tokens):
+        return max(tokens, s.target, s.job.prompt + min(s.job.predicted, s.job.max_output))
+
+    def growth(self, s):
+        return self.growth_blocks if super().growth(s) else 0
+
+
+class MaxLength(Paged):
+    """Room for the longest answer, at one place."""
+
+    def __init__(self, rules, reserve="output", placement="first-fit", **options):
+        super().__init__(rules, **options)
+        self.reserve, self.placement = reserve, placement
+        self.places = {}  # sequence -> (address, size)
+
+    def room(self, s, tokens):
+        return self.longest(s.job)
+
+    def longest(self, job):
+        output = job.prompt + job.max_output
+        return max(output, self.rules.max_model_len) if self.reserve == "context" else output
+
+    def most(self, job):
+        return self.taken(self.blocks(self.longest(job)) + self.rules.fixed_blocks)
+
+    def taken(self, size):
+        return 1 << (size - 1).bit_length() if self.placement == "buddy" else size
+
+    def growth(self, s):
+        return 0
+
+    def fits(self, s, n, decodes):
+        return True
+
+    def fill(self, s):
+        pass  # all its room is taken
+
+    def grow(self, s):
+        s.computed += 1
+
+    def admit(self, s, n, found, decodes):
+        size = self.most(s.job)
+        address = self.address(size)
+        if address is not None:
+            self.places[s] = address, size
+        return address is not None
+
+    def free_all(self, s):
+        self.places.pop(s, None)
+
+    def address(self, size):
+        if self.placement == "paged":
+            in_use = sum(size for _, size in self.places.values())
+            return 0 if in_use + size <= self.rules.num_blocks else None
+        holes = self.pieces() if self.placement == "buddy" else self.holes()
+        large = [(length, at) for at, length in holes if length >= size]
+        if not large:
+            return None
+        return min(at for _, at in large) if self.placement == "first-fit" else min(large)[1]
+
+    def holes(self):
+        """(address, length) of what lies between the places that are taken."""
+        at = 0
+        for start, size in [*sorted(self.places.values()), (self.rules.num_blocks, 0)]:
+            if start > at:
+                yield at, start - at
+            at = start + size
+
+    def pieces(self):
+        """The free pieces of a buddy system: halves of halves, down to where nothing is taken."""
+        todo, at = [], 0
+        for power in reversed(range(40)):
+            if self.rules.num_blocks >> power & 1:
+                todo.append((at, 1 << power))
+                at += 1 << power
+        while todo:
+            at, length = todo.pop()
+            inside = [(start, size) for start, size in self.places.values() if at <= start < at + length]
+            if not inside:
+                yield at, length
+            elif inside != [(at, length)]:
+                todo += [(at, length // 2), (at + length // 2, length // 2)]
+
+
+MEMORIES = {"paged": Paged, "predicted": Predicted, "max-length": MaxLength}

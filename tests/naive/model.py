@@ -15,6 +15,7 @@ class Job:
     max_output: int
     hashes: tuple = ()  # what the prompt holds, one hash per `hash_tokens` tokens
     hash_tokens: int = 0
+    predicted: int = 0  # output tokens that are expected
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Rules:
     prefix_caching: bool = False
     memory: str = "paged"
     fixed_blocks: int = 0
-    options: dict[str, Any] = field(default_factory=dict)  # of the memory
+    memory_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
