@@ -97,6 +97,12 @@ class Scenario:
     """Tokens per hash of the prompts' content; 0: no hashes, and no prefix cache."""
     alike: int = 1
     """Of this many prompt blocks, one differs from what most prompts have there."""
+    allocator: str = "paged"
+    memory: tuple[tuple[str, Any], ...] = ()
+    """Options of the allocator."""
+    fixed_blocks: int = 0
+    guesses: bool = False
+    """Whether output lengths are guessed, badly; otherwise the longest output is expected."""
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -129,7 +135,17 @@ class Scenario:
     def request(self, row: tuple[int, int, int, int, int]) -> Request:
         """The request of a row."""
         traits = Traits(prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens)
-        return Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        request = Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        request.predicted_output_tokens = self.guess(row)
+        return request
+
+    def job(self, row: tuple[int, int, int, int, int]) -> Job:
+        """The same for the naive simulator."""
+        return Job(*row, self.hashes(row), self.prefix_tokens, self.guess(row))
+
+    def guess(self, row: tuple[int, int, int, int, int]) -> int:
+        """The output that is expected."""
+        return min(row[4], 1 + row[0] * 7 % 23) if self.guesses else row[4]
 
     def hashes(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
         """What the prompt of a row holds: equal hashes mean something only after equal beginnings.
@@ -200,6 +216,37 @@ def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
         num_blocks=max(1, -(-longest // size) * rng.choice([10, 11, 12, 15, 20, 30, 60, 1000]) // 10),
         prefix_tokens=rng.choice([1, 2, 4, 6, 16, 16, 40]),
         alike=rng.choice([1, 4, 20, 1000]),
+    )
+
+
+MEMORIES: list[tuple[str, dict[str, Any]]] = [
+    ("paged", {"watermark": 0.1}),
+    *(("max-length", {"placement": placement}) for placement in ("first-fit", "best-fit", "buddy", "paged")),
+    ("max-length", {"reserve": "context", "placement": "buddy"}),
+    ("predicted", {}),
+    ("predicted", {"growth_blocks": 3}),
+    ("paged", {"bound_tokens": 20}),
+    ("max-length", {"bound_tokens": 20}),
+    ("predicted", {"bound_tokens": 20, "growth_blocks": 2}),
+]
+
+
+def with_memory(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with another allocator."""
+    allocator, options = rng.choice(MEMORIES)
+    longest = max(p + most for _, _, p, _, most in scenario.rows)
+    if allocator == "max-length":
+        options = {**options, "max_model_len": min(scenario.max_model_len, 2 * longest)}
+        scenario = replace(scenario, max_model_len=options["max_model_len"])
+    fixed = rng.choice([0, 0, 2])
+    blocks = -(-longest // scenario.block_size) * rng.choice([10, 11, 15, 20, 40, 1000]) // 10
+    return replace(
+        scenario,
+        allocator=allocator,
+        memory=tuple(options.items()),
+        fixed_blocks=fixed,
+        num_blocks=max(1, blocks + fixed * rng.choice([1, 4])),
+        guesses=allocator == "predicted",
     )
 
 
@@ -294,7 +341,8 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    kv = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)["paged"](scenario.num_blocks, scenario.block_size)
+    make = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)[scenario.allocator]
+    kv = make(scenario.num_blocks, scenario.block_size, scenario.fixed_blocks, **dict(scenario.memory))
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](
@@ -370,14 +418,13 @@ def _follow_ups(scenario: Scenario) -> Callable[[Request, int], Request | None]:
 def play_naively(scenario: Scenario) -> Outcome:
     """The same scenario in the naive simulator, which knows round robin and the fewest outstanding requests."""
     following = _next_job(scenario)
-    per = scenario.prefix_tokens
-    jobs = {row[0]: Job(*row, scenario.hashes(row), per) for row in scenario.rows}
+    jobs = {row[0]: scenario.job(row) for row in scenario.rows}
 
     def on_finish(id_: int, now: int) -> Job | None:
         row = following(id_, jobs[id_].prompt, jobs[id_].output, now)
         if row is None:
             return None
-        jobs[row[0]] = Job(*row, scenario.hashes(row), per)
+        jobs[row[0]] = scenario.job(row)
         return jobs[row[0]]
 
     return simulate_naively(
@@ -395,5 +442,8 @@ def play_naively(scenario: Scenario) -> Outcome:
         replicas=scenario.replicas,
         router="round_robin" if scenario.router == "round_robin" else "least",
         on_finish=on_finish,
-        prefix_caching=per > 0,
+        prefix_caching=scenario.prefix_tokens > 0,
+        memory=scenario.allocator,
+        memory_options={name: value for name, value in scenario.memory if name != "max_model_len"},
+        fixed_blocks=scenario.fixed_blocks,
     )
