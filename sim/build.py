@@ -30,7 +30,9 @@ from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
+from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
+from sim.kv.predicted import PredictedKV
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.presets import EnginePreset, load_preset
 from sim.scenario import LoadedScenario, Policy, Scenario
@@ -54,6 +56,8 @@ SCHEDULERS: Mapping[str, Callable[..., Scheduler]] = {
 }
 ALLOCATORS: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PagedKV,
+    "max-length": MaxLengthKV,
+    "predicted": PredictedKV,
 }
 PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": PrefixCachedKV,

@@ -65,6 +65,7 @@ class Request:
         "id",
         "joined_step",
         "max_output_tokens",
+        "predicted_output_tokens",
         "preempted_at_ps",
         "preempted_ps",
         "preemptions",
@@ -76,6 +77,7 @@ class Request:
         "state",
         "target_tokens",
         "traits",
+        "unused_tokens",
     )
 
     def __init__(
@@ -90,6 +92,8 @@ class Request:
         self.id, self.arrival_ps, self.prompt_tokens, self.traits = id, arrival_ps, prompt_tokens, traits
         self._output_tokens = output_tokens
         self.max_output_tokens = output_tokens if max_output_tokens is None else max_output_tokens
+        self.predicted_output_tokens = self.max_output_tokens
+        """What a `LengthPredictor` guessed when the request arrived; without one, the longest output allowed."""
         self.state = State.WAITING
         self.computed_tokens = self.emitted_tokens = self.cached_tokens = self.preemptions = self.preempted_ps = 0
         self.target_tokens = prompt_tokens
@@ -97,6 +101,8 @@ class Request:
         already emitted."""
         self.reserved_tokens = 0
         """Owned by the KV allocator: tokens that have room in the cache."""
+        self.unused_tokens = 0
+        """Written by the KV allocator at a release: room that the request held and never filled."""
         self.scheduled_ps = self.first_token_ps = self.preempted_at_ps = -1
         self.joined_step = -1
         """Owned by `DecodeBatch`: its step count when this request joined; -1 while it does not decode."""
