@@ -26,6 +26,7 @@ from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Router
+from sim.kv.bounded import BoundedKV
 from sim.request import NO_TRAITS, Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
@@ -342,6 +343,8 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
     make = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)[scenario.allocator]
+    if scenario.allocator == "paged" and "bound_tokens" in dict(scenario.memory):
+        make = BoundedKV
     kv = make(scenario.num_blocks, scenario.block_size, scenario.fixed_blocks, **dict(scenario.memory))
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
