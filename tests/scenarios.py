@@ -433,7 +433,7 @@ def play_naively(scenario: Scenario) -> Outcome:
     return simulate_naively(
         list(jobs.values()),
         duration_ps=scenario.duration_ps,
-        policy="chunked" if scenario.scheduler == "chunked" else "prefill_first",
+        policy=scenario.scheduler,
         max_num_seqs=scenario.max_num_seqs,
         max_num_batched_tokens=scenario.max_num_batched_tokens,
         block_size=scenario.block_size,

@@ -7,30 +7,59 @@ from types import SimpleNamespace
 from naive.memory import MEMORIES
 from naive.model import Outcome, Rules, Sequence
 from naive.policies import POLICIES
+from naive.queues import QUEUES
 
 
 class Replica:
     def __init__(self, rules, index):
-        self.rules, self.index = rules, index
-        self.waiting, self.running, self.boundaries, self.order = [], [], [], []
+        self.rules, self.index, self.now = rules, index, 0
+        self.running, self.boundaries, self.order = [], [], []
         self.memory = MEMORIES[rules.memory](rules, **rules.memory_options)
-        self.policy = POLICIES[rules.policy](self)
+        self.queue = QUEUES[rules.queue](rules, **rules.queue_options)
+        self.policy = POLICIES[rules.policy](self, **rules.policy_options)
         self.current = self.planned = None  # the step on the GPU and, with lead = 1, the one after it
         self.may_plan = False  # this instant holds an arrival or the end of a step
+        self.changed = False  # somebody was admitted, preempted, or ended after running since the last plan
+        self.known = []  # everybody who ever came
+
+    def waiting(self):
+        return self.queue.in_order()
 
     def seat(self, s):
-        self.waiting.remove(s)
+        self.queue.leave(s)
+        self.queue.admitted(s)
         self.running.append(s)
-        s.state = "running"
+        s.state, s.ran, self.changed = "running", True, True
         self.order.append(("admit", s.job.id))
 
-    def preempt(self, s):
+    def preempt(self, s, last=False):
         self.running.remove(s)
         self.memory.free_all(s)
-        self.waiting.insert(0, s)
         s.state, s.computed, s.target = "waiting", 0, s.job.prompt + s.promised
         s.preemptions += 1
+        (self.queue.return_last if last else self.queue.return_)(s)
+        self.changed = True
         self.order.append(("preempt", s.job.id))
+
+    def let_go(self, s):
+        """Out of the queue or the batch."""
+        if s.state == "running":
+            self.running.remove(s)
+        else:
+            self.queue.leave(s)
+        self.memory.free_all(s)
+        if s.ran:
+            self.changed = True
+            self.policy.ended(s)
+
+    def plan(self):
+        self.queue.settle(self.known, self.changed)
+        self.changed = False
+        return self.policy.plan() or ([], [])
+
+    def drained(self):
+        """Everybody who runs has the last token, in a batch that ends together."""
+        return self.running if self.policy.drains and all(s.served for s in self.running) else []
 
     def step(self, decodes, chunks):
         emitters = [s for s in decodes if s.promised < s.job.output]  # the others' last token is in flight: wasted
@@ -48,12 +77,16 @@ class Replica:
         for s in step.members:
             s.scheduled = now if s.scheduled < 0 else s.scheduled
 
-    def plan_phase(self, now):
+    def plan_phase(self, now, drain):
+        self.now = now
         if self.planned and not self.current:
             self.start(self.planned, now)
             self.planned = None
         while self.may_plan and not self.planned and (self.rules.lead or not self.current):
-            decodes, chunks = self.policy.plan() or ([], [])
+            decodes, chunks = self.plan()
+            if self.policy.preempted and self.drained():
+                drain(self, now)
+                continue
             if not decodes and not chunks:
                 break
             step = self.step(decodes, chunks)
@@ -75,8 +108,7 @@ class Fleet:
     def end(self, s, now, state, reason=""):
         home = s.home
         if state != "rejected":
-            (home.running if s.state == "running" else home.waiting).remove(s)
-            home.memory.free_all(s)
+            home.let_go(s)
             home.order.append(("finish" if state == "completed" else "abort", s.job.id))
         s.state, s.reason, s.finish = state, reason, now
         self.to_come += [job for job in [self.rules.on_finish(s.job.id, now)] if job]
@@ -91,8 +123,13 @@ class Fleet:
             if s.deadline < now:
                 self.end(s, now, "aborted", "client_timeout")
         for s in emitters:
-            if s.served and s.finish < 0:
+            if s.served and s.finish < 0 and not home.policy.drains:
                 self.end(s, now, "completed")
+        self.drain(home, now)
+
+    def drain(self, home, now):
+        for s in sorted(home.drained(), key=lambda s: s.job.id):
+            self.end(s, now, "completed")
 
     def arrive(self, job, now):
         loads = [sum(s.home is replica for s in self.live()) for replica in self.replicas]
@@ -104,7 +141,8 @@ class Fleet:
         elif home.memory.most(job) > self.rules.num_blocks:
             self.end(s, now, "rejected", "never_fits")
         else:
-            home.waiting.append(s)
+            home.queue.arrive(s)
+            home.known.append(s)
             home.may_plan = True
 
     def doorstep(self, now):
@@ -118,13 +156,16 @@ class Fleet:
             if not late:
                 return
             self.end(late[0], now, "aborted", "client_timeout")
+            late[0].home.may_plan = True
+            self.drain(late[0].home, now)
 
     def run(self):
         now = -1
         while True:
             instants = [replica.current.end for replica in self.replicas if replica.current]
             instants += [job.arrival_ps for job in self.to_come] + [s.deadline for s in self.live() if s.deadline > now]
-            now = min(instants, default=math.inf)
+            wakes = [replica.policy.wake() for replica in self.replicas]
+            now = min([*instants, *(at for at in wakes if at > now)], default=math.inf)
             if now == math.inf:
                 return
             for replica in self.replicas:
@@ -132,7 +173,8 @@ class Fleet:
                     self.boundary(replica, now)
             self.doorstep(now)
             for replica in self.replicas:
-                replica.plan_phase(now)
+                replica.may_plan |= replica.policy.wake() == now
+                replica.plan_phase(now, self.drain)
 
 
 def simulate_naively(jobs, **rules):

@@ -1,5 +1,7 @@
 """Memory as lists of block numbers: the rules of sim/kv/README.md."""
 
+import copy
+
 
 class Paged:
     """Blocks on demand; full blocks of equal beginnings are shared when `prefix_caching` is set."""
@@ -106,6 +108,17 @@ class Paged:
                 self.free.append(block)
         s.table, s.own, s.room = [], False, 0
 
+    def save(self, sequences):
+        """All that `restore` needs to bring this moment back."""
+        mine = {name: copy.copy(value) for name, value in vars(self).items() if isinstance(value, (list, dict))}
+        return mine, [(s, list(s.table), s.own, s.room) for s in sequences]
+
+    def restore(self, saved):
+        mine, sequences = saved
+        vars(self).update(mine)
+        for s, table, own, room in sequences:
+            s.table, s.own, s.room = table, own, room
+
 
 class Predicted(Paged):
     """Room for the answer that is expected; a decode beyond it takes some blocks at a time."""
@@ -132,17 +145,13 @@ class MaxLength(Paged):
         self.reserve, self.placement = reserve, placement
         self.places = {}  # sequence -> (address, size)
 
-    def room(self, s, tokens):
-        return self.longest(s.job)
-
-    def longest(self, job):
-        output = job.prompt + job.max_output
-        return max(output, self.rules.max_model_len) if self.reserve == "context" else output
-
     def most(self, job):
-        return self.taken(self.blocks(self.longest(job)) + self.rules.fixed_blocks)
+        return self.size_of(job.prompt + job.max_output)
 
-    def taken(self, size):
+    def size_of(self, longest):
+        """Blocks that are taken for a sequence of so many tokens."""
+        room = max(longest, self.rules.max_model_len) if self.reserve == "context" else longest
+        size = self.blocks(room) + self.rules.fixed_blocks
         return 1 << (size - 1).bit_length() if self.placement == "buddy" else size
 
     def growth(self, s):
@@ -158,7 +167,7 @@ class MaxLength(Paged):
         s.computed += 1
 
     def admit(self, s, n, found, decodes):
-        size = self.most(s.job)
+        size = self.size_of(s.target + s.job.max_output - s.promised)
         address = self.address(size)
         if address is not None:
             self.places[s] = address, size

@@ -16,6 +16,8 @@ class Job:
     hashes: tuple = ()  # what the prompt holds, one hash per `hash_tokens` tokens
     hash_tokens: int = 0
     predicted: int = 0  # output tokens that are expected
+    priority: int = 0
+    tenant: str = ""
 
 
 @dataclass
@@ -37,6 +39,10 @@ class Rules:
     router: str = "round_robin"  # any other: the fewest outstanding requests
     on_finish: Callable[[int, int], Job | None] = lambda id_, now: None
     prefix_caching: bool = False
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    queue: str = "fcfs"
+    queue_options: dict[str, Any] = field(default_factory=dict)
+    victim: str = "newest"
     memory: str = "paged"
     fixed_blocks: int = 0
     memory_options: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +68,7 @@ class Sequence:
     computed: int = 0  # like `promised`, as it will be once every step planned so far has ended
     promised: int = 0  # tokens emitted, counting those of planned steps
     scheduled: int = -1
+    ran: bool = False  # it has been admitted
     finish: int = -1
     preemptions: int = 0
     cached: int = -1
