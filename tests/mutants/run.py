@@ -7,19 +7,25 @@ written names for each rule the first test that failed. Exit code 1 when a mutan
 from __future__ import annotations
 
 import argparse
+import importlib
+import multiprocessing
 import os
-import re
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 
+import pytest
+
+for library in ("hypothesis", "numpy", "pandas", "pyarrow.parquet", "pydantic", "scipy", "simpy", "yaml"):
+    importlib.import_module(library)  # once, not once per mutant
+FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).resolve().parents[2]
 MOST_CPU_S = 200
 """Processor time of one test run. One that needs more hangs, which counts as noticed."""
@@ -66,59 +72,64 @@ def applied(mutant: Mutant, healthy: str) -> str | None:
     return lines.replace("\n" + mutant.old, "\n" + mutant.new)[1:] if lines.count("\n" + mutant.old) == 1 else None
 
 
-def verdict(copy: Path, mutant: Mutant) -> str:
+def verdict(mutant: Mutant) -> str:
     """The test that fails in a copy of the repository with this mutant in it."""
-    file = copy / mutant.file
-    healthy = file.read_text() if file.exists() else ""
-    broken = applied(mutant, healthy)
+    file = ROOT / mutant.file
+    broken = applied(mutant, file.read_text()) if file.exists() else None
     if broken is None:
         return STALE
-    try:
-        write(file, broken)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "repository"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "out"))
+        (copy / mutant.file).write_text(broken)
         return first_failure(copy, mutant.tests)
-    finally:
-        write(file, healthy)
-
-
-def write(file: Path, text: str) -> None:
-    """Write a source file and forget its byte code, which is told apart by size and second only."""
-    file.write_text(text)
-    for cached in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
-        cached.unlink()
 
 
 def first_failure(copy: Path, tests: tuple[str, ...]) -> str:
     """Run tests until one fails; its name, or `LIVES`."""
-    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=no", "-rfE"]
-    command += [f"tests/{test}" for test in tests]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "HYPOTHESIS_PROFILE": "quick"}
-    limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))  # noqa: E731
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, preexec_fn=limit)
-    if done.returncode < 0:
+    ours, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=run_tests, args=(copy, tests, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return str(ours.recv())
+    except EOFError:
         return "hangs"
-    if done.returncode == 0:
-        return LIVES
-    found = re.search(r"^(?:FAILED|ERROR) tests/([^\s\[]+)", done.stdout, re.MULTILINE)
-    return f"`{found[1]}`" if found else f"does not start: {(done.stdout + done.stderr).strip().splitlines()[-1]}"
+    finally:
+        process.join()
+
+
+def run_tests(copy: Path, tests: tuple[str, ...], answer: Connection) -> None:
+    """In a process of its own, which began with the libraries loaded."""
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
+    os.chdir(copy)
+    os.environ.update(PYTHONPATH=str(copy), HYPOTHESIS_PROFILE="quick")
+    sys.path[:0] = [str(copy), str(copy / "tests")]
+    first = FirstFailure()
+    options = ["-x", "-n", "0", "-p", "no:cacheprovider", "--tb=no"]
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123
+        code = pytest.main([*options, *(f"tests/{test}" for test in tests)], plugins=[first])
+    answer.send(f"`{first.name}`" if first.name else LIVES if code == 0 else "does not start")
+
+
+class FirstFailure:
+    """A pytest plugin that remembers which test failed."""
+
+    name = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.name:
+            self.name = report.nodeid.removeprefix("tests/").split("[")[0]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and not self.name:
+            self.name = f"{report.nodeid.removeprefix('tests/')} (does not load)"
 
 
 def verdicts(chosen: list[Mutant], jobs: int) -> Iterator[str]:
-    """What became of each mutant, in order; `jobs` copies of the repository at once."""
-    copies: SimpleQueue[Path] = SimpleQueue()
-
-    def one(mutant: Mutant) -> str:
-        copy = copies.get()
-        try:
-            return verdict(copy, mutant)
-        finally:
-            copies.put(copy)
-
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
-        for i in range(jobs):
-            copy = Path(directory) / str(i) / "repository"
-            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "out"))
-            copies.put(copy)
-        yield from pool.map(one, chosen)
+    """What became of each mutant, in order."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(verdict, chosen)
 
 
 HEAD = """`make mutants` regenerates this page.
