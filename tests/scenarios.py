@@ -20,14 +20,14 @@ from naive.model import Job, Outcome
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS
+from sim.build import ALLOCATORS, PREFIX_CACHES, QUEUE_ORDERS, ROUTERS, SCHEDULERS
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Router
 from sim.kv.bounded import BoundedKV
-from sim.request import NO_TRAITS, Reason, Request, State, Traits
+from sim.request import Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
 from sim.step import NO_LIMIT
@@ -35,6 +35,8 @@ from sim.step import NO_LIMIT
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "")
 """`thorough`: ten times as many scenarios. `quick`: a third of them, and none is shrunk, where only the verdict counts
 (`make mutants`)."""
+
+THOROUGH = PROFILE == "thorough"
 
 
 def examples(count: int) -> settings:
@@ -104,6 +106,11 @@ class Scenario:
     fixed_blocks: int = 0
     guesses: bool = False
     """Whether output lengths are guessed, badly; otherwise the longest output is expected."""
+    policy: tuple[tuple[str, Any], ...] = ()
+    """Options of the scheduler; times in ticks."""
+    order: str = "fcfs"
+    weights: tuple[tuple[str, int], ...] = ()
+    victim: str = "newest"
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -135,14 +142,28 @@ class Scenario:
 
     def request(self, row: tuple[int, int, int, int, int]) -> Request:
         """The request of a row."""
-        traits = Traits(prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens)
-        request = Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        traits = Traits(
+            prefix_hashes=self.hashes(row),
+            prefix_block_tokens=self.prefix_tokens,
+            priority=self.priority(row),
+            tenant=self.tenant(row),
+        )
+        request = Request(*row, traits)
         request.predicted_output_tokens = self.guess(row)
         return request
 
     def job(self, row: tuple[int, int, int, int, int]) -> Job:
         """The same for the naive simulator."""
-        return Job(*row, self.hashes(row), self.prefix_tokens, self.guess(row))
+        per = self.prefix_tokens
+        return Job(*row, self.hashes(row), per, self.guess(row), self.priority(row), self.tenant(row))
+
+    def priority(self, row: tuple[int, int, int, int, int]) -> int:
+        """Lower goes first."""
+        return row[0] * 5 % 7 % 4
+
+    def tenant(self, row: tuple[int, int, int, int, int]) -> str:
+        """One of three, of which one sends more."""
+        return "aabc"[row[0] * 11 % 13 % 4]
 
     def guess(self, row: tuple[int, int, int, int, int]) -> int:
         """The output that is expected."""
@@ -251,6 +272,41 @@ def with_memory(scenario: Scenario, rng: random.Random) -> Scenario:
     )
 
 
+POLICIES: list[tuple[str, dict[str, Any]]] = [
+    ("chunked", {}),
+    *(("continuous", {"priority": priority, "mixed": mixed}) for priority in ("prefill", "decode") for mixed in (0, 1)),
+    ("static", {}),
+    ("static", {"padding": False}),
+    ("dynamic", {"max_wait_ticks": 200, "max_batch_size": 4}),
+    ("dynamic", {"max_wait_ticks": 3000, "padding": False}),
+    ("sglang", {}),
+    ("sglang", {"mixed": True, "schedule_conservativeness": 0.3}),
+    ("sglang", {"mixed": True, "schedule_conservativeness": 0.0}),
+]
+ORDERS: list[tuple[str, dict[str, int]]] = [
+    ("fcfs", {}), ("priority", {}), ("shortest_prompt", {}), ("shortest_predicted", {}), ("fair_share", {}),
+    ("fair_share", {"input_weight": 3, "output_weight": 1}),
+]  # fmt: skip
+
+
+def with_policy(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with another scheduler, queue order and choice of victims."""
+    (scheduler, options), (order, weights) = rng.choice(POLICIES), rng.choice(ORDERS)
+    longest = max(p + most for _, _, p, _, most in scenario.rows)
+    budget = scenario.max_num_batched_tokens
+    return replace(
+        scenario,
+        scheduler=scheduler,
+        policy=tuple(options.items()),
+        order=order,
+        weights=tuple(weights.items()),
+        victim=rng.choice(["newest", "lowest_priority"]),
+        threshold=scenario.threshold if scheduler == "chunked" else 0,
+        max_num_batched_tokens=max(budget, longest - rng.choice([0, 1])) if scheduler == "continuous" else budget,
+        guesses=rng.random() < 0.5,
+    )
+
+
 SPANS = [(Span(5),), (Span(16, chunked=True),), (Span(40), Span(7, chunked=True)), (Span(1),), (Span(3), Span(200))]
 
 
@@ -347,12 +403,18 @@ def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | N
         make = BoundedKV
     kv = make(scenario.num_blocks, scenario.block_size, scenario.fixed_blocks, **dict(scenario.memory))
     batch = DecodeBatch(scenario.spans)
-    options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
+    options = dict(scenario.policy)
+    if "max_wait_ticks" in options:
+        options["max_wait_ms"] = options.pop("max_wait_ticks") * scenario.tick_ps / 1e9
+    if scenario.scheduler == "chunked":
+        options["long_prefill_token_threshold"] = scenario.threshold
     scheduler = SCHEDULERS[scenario.scheduler](
         kv,
         batch,
         max_num_seqs=scenario.max_num_seqs,
         max_num_batched_tokens=scenario.max_num_batched_tokens,
+        queue=QUEUE_ORDERS[scenario.order](**dict(scenario.weights)),
+        preemption_victim=scenario.victim,
         **options,
     )
     return ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
@@ -434,6 +496,13 @@ def play_naively(scenario: Scenario) -> Outcome:
         list(jobs.values()),
         duration_ps=scenario.duration_ps,
         policy=scenario.scheduler,
+        policy_options={
+            "max_wait_ps" if name == "max_wait_ticks" else name: value * scenario.tick_ps if "ticks" in name else value
+            for name, value in scenario.policy
+        },
+        queue=scenario.order,
+        queue_options=dict(scenario.weights),
+        victim=scenario.victim,
         max_num_seqs=scenario.max_num_seqs,
         max_num_batched_tokens=scenario.max_num_batched_tokens,
         block_size=scenario.block_size,

@@ -77,7 +77,8 @@ class Replica:
         for s in step.members:
             s.scheduled = now if s.scheduled < 0 else s.scheduled
 
-    def plan_phase(self, now, drain):
+    def plan_phase(self, now):
+        """Whoever is left by a preemption in a batch that is to end together, and now can."""
         self.now = now
         if self.planned and not self.current:
             self.start(self.planned, now)
@@ -85,8 +86,7 @@ class Replica:
         while self.may_plan and not self.planned and (self.rules.lead or not self.current):
             decodes, chunks = self.plan()
             if self.policy.preempted and self.drained():
-                drain(self, now)
-                continue
+                return self.drained()
             if not decodes and not chunks:
                 break
             step = self.step(decodes, chunks)
@@ -95,6 +95,7 @@ class Replica:
             else:
                 self.start(step, now)
         self.may_plan = False
+        return []
 
 
 class Fleet:
@@ -128,8 +129,11 @@ class Fleet:
         self.drain(home, now)
 
     def drain(self, home, now):
-        for s in sorted(home.drained(), key=lambda s: s.job.id):
+        """Whether a batch has ended together."""
+        leaving = sorted(home.drained(), key=lambda s: s.job.id)
+        for s in leaving:
             self.end(s, now, "completed")
+        return bool(leaving)
 
     def arrive(self, job, now):
         loads = [sum(s.home is replica for s in self.live()) for replica in self.replicas]
@@ -171,10 +175,11 @@ class Fleet:
             for replica in self.replicas:
                 if replica.current and replica.current.end == now:
                     self.boundary(replica, now)
-            self.doorstep(now)
             for replica in self.replicas:
                 replica.may_plan |= replica.policy.wake() == now
-                replica.plan_phase(now, self.drain)
+            self.doorstep(now)
+            while any(self.drain(replica, now) for replica in self.replicas if replica.plan_phase(now)):
+                self.doorstep(now)  # follow-ups come before the plan that is made then
 
 
 def simulate_naively(jobs, **rules):

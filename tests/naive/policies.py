@@ -150,7 +150,9 @@ class Static(Policy):
     def plan(self):
         self.begin()
         if self.replica.running:
-            return (self.decodes, []) if self.make_room() else None
+            room = self.make_room()
+            left = any(s.promised < s.job.output for s in self.decodes)
+            return (self.decodes, []) if room and (left or not self.preempted) else None
         if not self.due():
             return None
         waiting, count = self.replica.waiting(), 0

@@ -60,11 +60,18 @@ class FairShare(Sorted):
         return self.counters.get(s.job.tenant, 0)
 
     def in_order(self):
-        """The first is right; the others follow as if no counter changed."""
-        tenants = {s.job.tenant for s in self.waiting}
-        mine = {t: sorted((s for s in self.waiting if s.job.tenant == t), key=by_arrival) for t in tenants}
-        first = sorted(tenants, key=lambda t: (self.counters.get(t, 0), by_arrival(mine[t][0])))
-        return [s for t in first for s in mine[t]]
+        """As they would be admitted one after the other, now."""
+        left, counters, order = sorted(self.waiting, key=by_arrival), dict(self.counters), []
+        while left:
+            firsts = {s.job.tenant: s for s in reversed(left)}.values()
+            s = min(firsts, key=lambda s: (counters.get(s.job.tenant, 0), *by_arrival(s)))
+            left.remove(s)
+            order.append(s)
+            counters[s.job.tenant] = counters.get(s.job.tenant, 0) + self.prompt_weight(s)
+        return order
+
+    def prompt_weight(self, s):
+        return 0 if s.preemptions else self.input_weight * s.job.prompt
 
     def arrive(self, s):
         if not any(other.job.tenant == s.job.tenant for other in self.waiting):
@@ -77,8 +84,7 @@ class FairShare(Sorted):
         self.last_left = s.job.tenant
 
     def admitted(self, s):
-        if s.preemptions == 0:
-            self.counters[s.job.tenant] = self.tenant(s) + self.input_weight * s.job.prompt
+        self.counters[s.job.tenant] = self.tenant(s) + self.prompt_weight(s)
 
     def settle(self, everybody, changed):
         if not changed:
