@@ -27,6 +27,11 @@ class Reason(IntEnum):
     INTERRUPTED = 4
 
 
+# What every request goes through. By these names, because CPython 3.11 takes ten times as long to find `State.RUNNING`.
+WAITING, RUNNING, COMPLETED = State.WAITING, State.RUNNING, State.COMPLETED
+NO_REASON = Reason.NONE
+
+
 @dataclass(frozen=True, slots=True)
 class Traits:
     """What only some workloads know about a request. Policies may read all of it; nothing here reveals the output."""
@@ -39,6 +44,9 @@ class Traits:
     prefix_hashes: tuple[int, ...] = ()
     """Identity of the prompt's content, one hash per `prefix_block_tokens` tokens (Mooncake: 512)."""
     prefix_block_tokens: int = 0
+    hashes_output: bool = False
+    """Whether `prefix_hashes` go on beyond the prompt, as far as the longest output: in a session the next prompt
+    begins with what is generated now, and a cache that knows its identity can be asked for it."""
     slo_class: str = ""
 
 
@@ -94,7 +102,7 @@ class Request:
         self.max_output_tokens = output_tokens if max_output_tokens is None else max_output_tokens
         self.predicted_output_tokens = self.max_output_tokens
         """What a `LengthPredictor` guessed when the request arrived; without one, the longest output allowed."""
-        self.state = State.WAITING
+        self.state = WAITING
         self.computed_tokens = self.emitted_tokens = self.cached_tokens = self.preemptions = self.preempted_ps = 0
         self.target_tokens = prompt_tokens
         """Tokens to prefill before the next one can be emitted: the prompt, and after a preemption also what was

@@ -111,6 +111,10 @@ class Scenario:
     order: str = "fcfs"
     weights: tuple[tuple[str, int], ...] = ()
     victim: str = "newest"
+    names_answers: bool = False
+    """Whether hashes go on beyond the prompt, to the longest output."""
+    match: str = "hash_block"
+    eviction: str = "lru"
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -147,6 +151,7 @@ class Scenario:
             prefix_block_tokens=self.prefix_tokens,
             priority=self.priority(row),
             tenant=self.tenant(row),
+            hashes_output=self.names_answers,
         )
         request = Request(*row, traits)
         request.predicted_output_tokens = self.guess(row)
@@ -154,8 +159,10 @@ class Scenario:
 
     def job(self, row: tuple[int, int, int, int, int]) -> Job:
         """The same for the naive simulator."""
-        per = self.prefix_tokens
-        return Job(*row, self.hashes(row), per, self.guess(row), self.priority(row), self.tenant(row))
+        return Job(
+            *row, self.hashes(row), self.prefix_tokens, self.guess(row), self.priority(row), self.tenant(row),
+            self.names_answers,
+        )  # fmt: skip
 
     def priority(self, row: tuple[int, int, int, int, int]) -> int:
         """Lower goes first."""
@@ -177,7 +184,7 @@ class Scenario:
         if not self.prefix_tokens:
             return ()
         rng = random.Random(row[0])
-        blocks = -(-row[2] // self.prefix_tokens)
+        blocks = -(-(row[2] + row[4] * self.names_answers) // self.prefix_tokens)
         blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
         return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
 
@@ -238,6 +245,7 @@ def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
         num_blocks=max(1, -(-longest // size) * rng.choice([10, 11, 12, 15, 20, 30, 60, 1000]) // 10),
         prefix_tokens=rng.choice([1, 2, 4, 6, 16, 16, 40]),
         alike=rng.choice([1, 4, 20, 1000]),
+        names_answers=rng.random() < 0.5,
     )
 
 
@@ -398,10 +406,13 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    make = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)[scenario.allocator]
-    if scenario.allocator == "paged" and "bound_tokens" in dict(scenario.memory):
-        make = BoundedKV
-    kv = make(scenario.num_blocks, scenario.block_size, scenario.fixed_blocks, **dict(scenario.memory))
+    size = scenario.num_blocks, scenario.block_size, scenario.fixed_blocks
+    if scenario.prefix_tokens:
+        kv = PREFIX_CACHES[scenario.match](*size, eviction=scenario.eviction, **dict(scenario.memory))
+    elif scenario.allocator == "paged" and "bound_tokens" in dict(scenario.memory):
+        kv = BoundedKV(*size, **dict(scenario.memory))
+    else:
+        kv = ALLOCATORS[scenario.allocator](*size, **dict(scenario.memory))
     batch = DecodeBatch(scenario.spans)
     options = dict(scenario.policy)
     if "max_wait_ticks" in options:
@@ -515,6 +526,8 @@ def play_naively(scenario: Scenario) -> Outcome:
         router="round_robin" if scenario.router == "round_robin" else "least",
         on_finish=on_finish,
         prefix_caching=scenario.prefix_tokens > 0,
+        match=scenario.match,
+        eviction=scenario.eviction,
         memory=scenario.allocator,
         memory_options={name: value for name, value in scenario.memory if name != "max_model_len"},
         fixed_blocks=scenario.fixed_blocks,

@@ -128,11 +128,7 @@ class PagedKV:
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """Free and held blocks add up, and the histogram counts exactly the growing requests."""
-        self._check_counts(holders, 0)
-
-    def _check_counts(self, holders: Iterable[tuple[Request, int]], shared: int) -> None:
-        """`shared`: blocks that are counted once too often for every holder but the first."""
-        held, growing = -shared, 0
+        held = growing = 0
         for request, tokens in holders:
             growing += request.reserved_tokens == GROWING
             held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed

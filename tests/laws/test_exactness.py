@@ -103,6 +103,15 @@ def test_long_scenarios_with_every_allocator_agree_in_every_mode(batch: int) -> 
         compare_all(with_memory(random_scenario(seed, most_requests=40), random.Random(seed)))
 
 
+@pytest.mark.parametrize("eviction", ["lru", "lfu"])
+@pytest.mark.parametrize("match", ["hash_block", "radix"])
+def test_every_prefix_cache_agrees_in_every_mode(match: str, eviction: str) -> None:
+    """Whichever way prefixes are matched and evicted, leaping over steps changes nothing."""
+    for seed in range(13000, 13000 + SEEDS_PER_TEST):
+        drawn = with_prefixes(random_scenario(seed, most_requests=40), random.Random(seed))
+        compare_all(replace(drawn, match=match, eviction=eviction))
+
+
 @given(scenario=scenarios())
 @examples(200)
 def test_short_scenarios_agree_in_every_mode(scenario: Scenario) -> None:

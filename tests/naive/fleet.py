@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from naive.memory import MEMORIES
 from naive.model import Outcome, Rules, Sequence
 from naive.policies import POLICIES
+from naive.prefix import PREFIX_CACHES
 from naive.queues import QUEUES
 
 
@@ -14,7 +15,8 @@ class Replica:
     def __init__(self, rules, index):
         self.rules, self.index, self.now = rules, index, 0
         self.running, self.boundaries, self.order = [], [], []
-        self.memory = MEMORIES[rules.memory](rules, **rules.memory_options)
+        kind = PREFIX_CACHES[rules.match] if rules.prefix_caching else MEMORIES[rules.memory]
+        self.memory = kind(rules, **rules.memory_options)
         self.queue = QUEUES[rules.queue](rules, **rules.queue_options)
         self.policy = POLICIES[rules.policy](self, **rules.policy_options)
         self.current = self.planned = None  # the step on the GPU and, with lead = 1, the one after it
@@ -34,7 +36,7 @@ class Replica:
 
     def preempt(self, s, last=False):
         self.running.remove(s)
-        self.memory.free_all(s)
+        self.memory.free_all(s, s.job.prompt + s.promised - 1 if s.decodes else s.computed)
         s.state, s.computed, s.target = "waiting", 0, s.job.prompt + s.promised
         s.preemptions += 1
         (self.queue.return_last if last else self.queue.return_)(s)
@@ -47,10 +49,16 @@ class Replica:
             self.running.remove(s)
         else:
             self.queue.leave(s)
-        self.memory.free_all(s)
+        computed = self.started(s)
+        self.memory.free_all(s, s.job.prompt + len(s.tokens) - 1 if computed >= s.target else computed)
         if s.ran:
             self.changed = True
             self.policy.ended(s)
+
+    def started(self, s):
+        """Tokens computed by steps that have begun."""
+        ahead = [before for other, before, _ in self.planned.chunks if other is s] if self.planned else []
+        return ahead[0] if ahead else s.computed
 
     def plan(self):
         self.queue.settle(self.known, self.changed)
@@ -70,7 +78,8 @@ class Replica:
         for s in emitters:
             s.promised += 1
         members = decodes + [s for s, _, _ in chunks]
-        return SimpleNamespace(duration=self.rules.duration_ps(*shape), members=members, emitters=emitters)
+        duration = self.rules.duration_ps(*shape)
+        return SimpleNamespace(duration=duration, members=members, emitters=emitters, chunks=chunks)
 
     def start(self, step, now):
         self.current, step.end = step, now + step.duration

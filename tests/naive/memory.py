@@ -4,14 +4,12 @@ import copy
 
 
 class Paged:
-    """Blocks on demand; full blocks of equal beginnings are shared when `prefix_caching` is set."""
+    """Blocks on demand."""
 
     def __init__(self, rules, watermark=0, bound_tokens=None):
         self.rules, self.size, self.watermark = rules, rules.block_size, int(watermark * rules.num_blocks)
         self.bound = bound_tokens or 10**12
         self.free = list(range(rules.num_blocks))  # the next block to be taken first
-        self.users = [0] * rules.num_blocks
-        self.content, self.known = {}, {}  # block -> what it holds, and the other way round
 
     def blocks(self, tokens):
         return -(-min(tokens, self.bound) // self.size)
@@ -20,7 +18,11 @@ class Paged:
         """Blocks without which the job is refused."""
         return self.blocks(job.prompt + job.max_output) + self.rules.fixed_blocks
 
+    def free_blocks(self):
+        return len(self.free)
+
     def held(self, s):
+        """Blocks for tokens that it holds, alone or with others."""
         return len(s.table) - self.rules.fixed_blocks
 
     def growth(self, s):
@@ -29,84 +31,59 @@ class Paged:
 
     def spare(self, decodes):
         """Blocks that nobody holds and no decode of this step needs; negative when the decodes do not fit."""
-        return len(self.free) - sum(self.growth(s) for s in decodes)
+        return self.free_blocks() - sum(self.growth(s) for s in decodes)
 
     def fits(self, s, n, decodes):
         """Whether a later chunk finds its blocks."""
         return max(0, self.blocks(s.computed + n) - self.held(s)) <= self.spare(decodes)
 
+    def lookup(self, s):
+        """Blocks that a request need not compute, because they hold the beginning of its prompt."""
+        return []
+
+    def in_use(self, found):
+        """How many of these somebody holds."""
+        return 0
+
     def admit(self, s, n, found, decodes):
-        """The blocks that hold the beginning of the prompt become its own, if there is room for n tokens more."""
-        in_use = sum(self.users[block] > 0 for block in found)
+        """Whether there is room for what was found and n tokens more; what was found is taken then."""
         s.room = self.room(s, len(found) * self.size + n)
-        need = self.blocks(s.room) + self.rules.fixed_blocks - in_use
-        kept = self.watermark if any(self.users) else 0
+        need = self.blocks(s.room) + self.rules.fixed_blocks - self.in_use(found)
+        kept = self.watermark if self.free_blocks() < self.rules.num_blocks else 0
         if need > self.spare(decodes) - kept:
             return False
-        self.free = [block for block in self.free if block not in found]
-        for block in found:
-            self.users[block] += 1
-        s.table, s.computed = list(found), len(found) * self.size
+        self.hold(s, found)
+        s.computed = len(found) * self.size
         return True
+
+    def hold(self, s, found):
+        pass
 
     def room(self, s, tokens):
         """Tokens that a newcomer whose first chunk ends at `tokens` reserves."""
         return tokens
 
-    def identity(self, s, i):
-        """What block i of a prompt holds, with all that comes before it; None if that is not known."""
-        end = (i + 1) * self.size
-        if not self.rules.prefix_caching or end > min(s.job.prompt, len(s.job.hashes) * s.job.hash_tokens):
-            return None
-        return i, s.job.hash_tokens, s.job.hashes[: -(-end // s.job.hash_tokens)]
-
-    def lookup(self, s):
-        """The blocks that hold the beginning of the prompt, but not the last token that is to be computed."""
-        found = []
-        while (len(found) + 1) * self.size < s.target:
-            block = self.known.get(self.identity(s, len(found)))
-            if block is None:
-                break
-            found.append(block)
-        return found
-
-    def fill(self, s):
-        """Give a sequence the blocks of its computed tokens and its room."""
+    def fill(self, s, before):
+        """Blocks for the computed tokens and the room of one that had computed so many before."""
         while self.held(s) < self.blocks(max(s.computed, s.room)):
             self.take_block(s)
-        self.publish(s)
 
     def grow(self, s):
         """A decode stores one token more."""
         for _ in range(self.growth(s)):
             self.take_block(s)
         s.computed += 1
-        self.publish(s)
 
     def take_block(self, s):
-        block = self.free.pop(0)
-        if block in self.content:
-            del self.known[self.content.pop(block)]
-        self.users[block] = 1
-        s.table.append(block)
+        s.table.append(self.free.pop(0))
 
-    def publish(self, s):
-        """Full blocks of the prompt can be found from now on."""
-        for i in range(s.computed // self.size):
-            identity = self.identity(s, i)
-            if s.own or identity is None or self.known.get(identity) == s.table[i]:
-                continue
-            if identity in self.known:
-                s.own = True
-            else:
-                self.known[identity], self.content[s.table[i]] = s.table[i], identity
+    def complete(self, s):
+        """Its prompt is computed."""
 
-    def free_all(self, s):
-        for block in reversed(s.table):
-            self.users[block] -= 1
-            if self.users[block] == 0:
-                self.free.append(block)
-        s.table, s.own, s.room = [], False, 0
+    def free_all(self, s, known):
+        """It lets go; the first `known` tokens are computed and received."""
+        self.free += reversed(s.table)
+        s.table, s.room = [], 0
 
     def save(self, sequences):
         """All that `restore` needs to bring this moment back."""
@@ -160,7 +137,7 @@ class MaxLength(Paged):
     def fits(self, s, n, decodes):
         return True
 
-    def fill(self, s):
+    def fill(self, s, before):
         pass  # all its room is taken
 
     def grow(self, s):
@@ -173,13 +150,15 @@ class MaxLength(Paged):
             self.places[s] = address, size
         return address is not None
 
-    def free_all(self, s):
+    def free_blocks(self):
+        return self.rules.num_blocks - sum(size for _, size in self.places.values())
+
+    def free_all(self, s, known):
         self.places.pop(s, None)
 
     def address(self, size):
         if self.placement == "paged":
-            in_use = sum(size for _, size in self.places.values())
-            return 0 if in_use + size <= self.rules.num_blocks else None
+            return 0 if size <= self.free_blocks() else None
         holes = self.pieces() if self.placement == "buddy" else self.holes()
         large = [(length, at) for at, length in holes if length >= size]
         if not large:

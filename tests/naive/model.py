@@ -18,6 +18,7 @@ class Job:
     predicted: int = 0  # output tokens that are expected
     priority: int = 0
     tenant: str = ""
+    names_answer: bool = False  # whether the hashes go on beyond the prompt
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Rules:
     router: str = "round_robin"  # any other: the fewest outstanding requests
     on_finish: Callable[[int, int], Job | None] = lambda id_, now: None
     prefix_caching: bool = False
+    match: str = "hash_block"
+    eviction: str = "lru"
     policy_options: dict[str, Any] = field(default_factory=dict)
     queue: str = "fcfs"
     queue_options: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class Sequence:
     preemptions: int = 0
     cached: int = -1
     room: int = 0  # tokens that were reserved at admission
+    path: list[Any] = field(default_factory=list)  # nodes of a radix tree that it holds
     table: list[int] = field(default_factory=list)  # the numbers of its blocks
     own: bool = False  # its blocks from here on hold what blocks of another sequence hold, or follow such a block
     tokens: list[int] = field(default_factory=list)  # when the client received each

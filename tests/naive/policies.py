@@ -28,6 +28,8 @@ class Policy:
 
     def begin(self):
         self.decodes, self.chunks, self.preempted = [s for s in self.replica.running if s.decodes], [], False
+        for s in self.decodes:
+            self.memory.complete(s)
 
     def plan(self):
         """(decodes, chunks) of the next step; None if there is nothing to compute."""
@@ -97,9 +99,10 @@ class Policy:
         return True
 
     def take(self, s, n):
-        self.chunks.append((s, s.computed, n))
+        before = s.computed
+        self.chunks.append((s, before, n))
         s.computed += n
-        self.memory.fill(s)
+        self.memory.fill(s, before)
 
 
 class Continuous(Policy):
@@ -180,8 +183,8 @@ class Static(Policy):
             found = self.memory.lookup(s)
             fit = fit and self.memory.admit(s, s.target - len(found) * self.rules.block_size, found, [])
             if fit:
-                s.computed = s.target
-                self.memory.fill(s)
+                before, s.computed = s.computed, s.target
+                self.memory.fill(s, before)
         self.memory.restore(before)
         for s in batch:
             s.computed, s.target = 0, s.job.prompt + s.promised
@@ -231,7 +234,7 @@ class SGLang(Policy):
         if not self.replica.running and not self.replica.waiting():
             self.from_, self.steps = self.top, 0
             return None
-        self.free = len(self.memory.free) * self.rules.block_size - (len(self.decodes) if self.mixed else 0)
+        self.free = self.memory.free_blocks() * self.rules.block_size - (len(self.decodes) if self.mixed else 0)
         self.ends = []  # m of those whose prompt this plan completes
         under_way = [s for s in self.replica.running if not s.decodes]
         if self.first_prompt(under_way) and not self.full:
@@ -289,7 +292,7 @@ class SGLang(Policy):
         return None if self.short() else (self.decodes, [])
 
     def tight(self):
-        return len(self.memory.free) * self.rules.block_size < 20 * len(self.decodes)
+        return self.memory.free_blocks() * self.rules.block_size < 20 * len(self.decodes)
 
     def preempt(self, s, last=False):
         super().preempt(s, last)

@@ -56,7 +56,7 @@ def test_of_equal_holes_best_fit_takes_the_lower() -> None:
 
 
 def test_buddy_splits_and_merges() -> None:
-    """1024 blocks, pieces of 70, 35 and 80: 128 at 0, 64 at 128, 128 at 256; freed, they are one piece of 1024 again."""
+    """1024 blocks, pieces of 70, 35 and 80: 128 at 0, 64 at 128, 128 at 256; freed, they are one of 1024 again."""
     space = Buddy(1024)
     assert [space.size_for(size) for size in (70, 35, 80, 64, 1)] == [128, 64, 128, 64, 1]
     assert [space.allocate(size) for size in (70, 35, 80)] == [0, 128, 256]
@@ -70,7 +70,7 @@ def test_buddy_splits_and_merges() -> None:
 
 
 def test_buddy_memory_that_is_no_power_of_two() -> None:
-    """15,728 slots are 8192 + 4096 + 2048 + ...: seven pieces of 2048, as the PagedAttention paper's Orca (Max) has."""
+    """15,728 slots are 8192 + 4096 + 2048 + ...: seven times 2048, as in the paper on PagedAttention."""
     space = Buddy(15728)
     assert [space.allocate(2048) for _ in range(8)] == [12288, 8192, 10240, 0, 2048, 4096, 6144, None]
     assert space.allocate(1025) is None
