@@ -290,11 +290,11 @@ class Replica(Lifecycle):
             if first >= k:
                 break
             if first:
-                blocks = kv.used_after(first)
+                blocks, tokens = kv.used_after(first), kv.stored_after(first)
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
-                prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
-                kv.stranded_blocks, kv.shared_blocks,
+                prefill, len(chunks), pairs, blocks, tokens, self._waiting, self._running, kv.stranded_blocks,
+                kv.shared_blocks,
             ))  # fmt: skip
 
     def stop(self) -> None:

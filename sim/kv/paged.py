@@ -99,6 +99,10 @@ class PagedKV:
         """In closed form, for readers of a run that is under way."""
         return self.total_blocks - self.free_blocks + self._grown(steps)
 
+    def stored_after(self, steps: int) -> int:
+        """Every growing request stores a token per step."""
+        return self.stored_tokens + steps * self._growing
+
     def advance(self, steps: int) -> None:
         """Commit the growth of a run in one go."""
         self.free_blocks -= self._grown(steps)
