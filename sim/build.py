@@ -28,7 +28,7 @@ from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
-from sim.engine_settings import Engine, check_policies, resolve_engine
+from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
@@ -114,6 +114,7 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
 }
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
+    ("engine", "scheduling_policy"): QUEUE_ORDERS,
     ("engine", "kv_cache", "allocator"): ALLOCATORS,
     ("engine", "kv_cache", "prefix_cache", "match"): PREFIX_CACHES,
     ("engine", "length_predictor"): PREDICTORS,
@@ -157,7 +158,7 @@ class Setup:
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
         kv = self._allocator()
-        options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
@@ -165,7 +166,8 @@ class Setup:
             options["long_prefill_token_threshold"] = min(cap, budget)
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
-            max_num_batched_tokens=budget * lanes, **options,
+            max_num_batched_tokens=budget * lanes, preemption_victim=engine.preemption_victim,
+            queue=QUEUE_ORDERS[engine.scheduling_policy["kind"]](**options_of(engine.scheduling_policy)), **options,
         )  # fmt: skip
         predictor = _predictor(engine, self.scenario.seed)
         return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
@@ -223,8 +225,6 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     scheme = quantization_of(loaded, architecture)
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
-    with blamed(("engine", "length_predictor"), under=("engine", "length_predictor")):
-        _predictor(engine, scenario.seed)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
@@ -284,8 +284,7 @@ def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
     """What guesses output lengths on one replica, if anything does."""
     if engine.length_predictor is None:
         return None
-    options = dict(engine.length_predictor)
-    return PREDICTORS[options.pop("kind")](seed, **options)
+    return PREDICTORS[engine.length_predictor["kind"]](seed, **options_of(engine.length_predictor))
 
 
 def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from heapq import heappop, heappush
-from typing import Required, TypedDict
+from typing import Literal, Required, TypedDict
 
 from sim.batch import DecodeBatch
-from sim.errors import ConfigError
 from sim.kv.base import Grant, KVAllocator
 from sim.request import RUNNING, WAITING, Request
 from sim.schedulers.fair_share import FairShareQueue
 from sim.schedulers.queue_order import FcfsQueue, Queue
 from sim.step import DECODE, StepPlan
 
-VICTIMS = ("newest", "lowest_priority")
+Victim = Literal["newest", "lowest_priority"]
 """Who gives way when memory is short: who was admitted last, or who has the largest (priority, arrival, id)."""
 
 
@@ -24,7 +23,7 @@ class Seats(TypedDict, total=False):
     max_num_seqs: Required[int]
     max_num_batched_tokens: Required[int]
     queue: Queue
-    preemption_victim: str
+    preemption_victim: Victim
 
 
 class SeatedScheduler:
@@ -44,10 +43,8 @@ class SeatedScheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         queue: Queue | None = None,
-        preemption_victim: str = "newest",
+        preemption_victim: Victim = "newest",
     ) -> None:
-        if preemption_victim not in VICTIMS:
-            raise ConfigError("unknown victim", key="preemption_victim", value=preemption_victim, choices=VICTIMS)
         self._kv, self._batch = kv, batch
         self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self._waiting: Queue = FcfsQueue() if queue is None else queue
