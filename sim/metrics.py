@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.fairness import fairness
 from sim.regime import judge
 from sim.request import Reason, State
 from sim.results import Column, RunResult, Table
@@ -134,6 +135,7 @@ def summarise(
         summary |= _statistics(name, sample)
     summary["num_preemptions"] = int(requests["preemptions"].sum())
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
+    summary |= fairness(requests, result.facts)
     summary |= _slo(result, completed, summary, samples)
     summary |= _steps(result, summary["duration"])
     summary["kv"] = _kv(result, series_of(result) if series is None else series)

@@ -144,6 +144,24 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         *((f"  of the blocks in use, {what}", share(kv[f"{key}_share_of_used"])) for key, what in KV_USES.items()),
         ("Prompt tokens from the prefix cache", _cached(summary)),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
+        ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
+    ]
+
+
+TENANT_HEADINGS = ("Tenant", "Priority", "Completed", "Output tokens", "TTFT mean", "TTFT p99", "Longest wait")
+
+
+def tenants(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What each tenant received, times in milliseconds; nothing where there is only one."""
+    return [
+        (
+            line["tenant"],
+            str(line["priority"]),
+            f"{line['completed']:,} of {line['requests']:,}",
+            number(line["output_tokens"], 0),
+            *(milliseconds(line[key]) for key in ("mean_ttft_ms", "p99_ttft_ms", "longest_wait_ms")),
+        )
+        for line in summary["tenants"]
     ]
 
 
