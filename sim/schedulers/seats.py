@@ -53,6 +53,8 @@ class SeatedScheduler:
         self._waiting: Queue = FcfsQueue() if queue is None else queue
         self._accounts = queue if isinstance(queue, FairShareQueue) else None
         self._running: dict[int, Request] = {}  # in order of admission
+        self.num_running = 0
+        """Admitted requests, prefilling or decoding. Kept beside them, because it is read for every plan."""
         # By rank, the lowest first: (-priority, -arrival, -id, preemptions when it was admitted, request).
         self._ranks: list[tuple[int, int, int, int, Request]] | None = None if preemption_victim == "newest" else []
 
@@ -60,11 +62,6 @@ class SeatedScheduler:
     def num_waiting(self) -> int:
         """Requests that are not admitted, preempted ones included."""
         return self._waiting.size
-
-    @property
-    def num_running(self) -> int:
-        """Admitted requests, prefilling or decoding."""
-        return len(self._running)
 
     def running(self) -> list[Request]:
         """Admitted requests in order of admission."""
@@ -87,6 +84,7 @@ class SeatedScheduler:
     def finish(self, request: Request) -> None:
         """The request's seat is free."""
         del self._running[request.id]
+        self.num_running -= 1
         if self._accounts is not None:
             self._accounts.ended(request)
 
@@ -103,6 +101,7 @@ class SeatedScheduler:
         self._waiting.pop()
         request.state = RUNNING
         self._running[request.id] = request
+        self.num_running += 1
         if self._ranks is not None:
             rank = -request.traits.priority, -request.arrival_ps, -request.id, request.preemptions, request
             heappush(self._ranks, rank)
@@ -156,6 +155,7 @@ class SeatedScheduler:
     def _preempt(self, victim: Request) -> None:
         """Back to the queue, to be recomputed: prompt and what was emitted."""
         del self._running[victim.id]
+        self.num_running -= 1
         if victim.joined_step >= 0:
             self._batch.leave(victim, self._batch.steps)
         self._kv.release(victim)
