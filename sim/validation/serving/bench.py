@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sim.errors import ConfigError
 from sim.validation.serving.case import Case, Ints, Traffic
 from sim.validation.serving.table import (
@@ -32,6 +34,9 @@ _INPUT_SIGMA, _OUTPUT_SIGMA = 1.3, 1.1
 """Spread of the logarithm of ShareGPT's prompt and answer lengths."""
 _LONGEST_PROMPT, _LONGEST_ANSWER = 1024, 1500
 """`vllm bench serve` leaves out longer prompts, and pairs of more than 2048 tokens (vllm/benchmarks/datasets.py)."""
+
+_LONG_PROMPT = 8000
+"""From here on a few prompts fill the KV cache: a preempted one finds its own blocks again in the prefix cache."""
 
 # An engine's own spelling of each argument -> key of `engine:`.
 _ARGUMENTS = {
@@ -115,12 +120,13 @@ def _traffic(row: Row) -> Traffic:
     prompt, answer = number(row, "in_tok_mean"), number(row, "out_tok_mean")
     fixed = text(row, "workload").startswith("random") or (answer.is_integer() and answer >= 128)
     lengths = (same(prompt, count), same(answer, count)) if fixed else sharegpt(prompt, answer, count)
+    own = np.arange(count) if prompt >= _LONG_PROMPT else None
     if match := re.search(r"rate (\d+(?:\.\d+)?)\s*$", text(row, "section"), re.IGNORECASE):
         return Traffic(*lengths, "trace", poisson(float(match[1]), count))
     if match := re.search(r"closed loop.*?(\d+)\s*$", arrival):
         return Traffic(*lengths, "closed_loop", concurrency=int(match[1]))
     if arrival.startswith("all at once"):
-        return Traffic(*lengths)
+        return Traffic(*lengths, prompt_id=own)
     if match := re.search(r"(\d+(?:\.\d+)?)", arrival):
         return Traffic(*lengths, "trace", poisson(float(match[1]), count))
     raise ConfigError("unknown arrivals", key="arrival", value=arrival)
