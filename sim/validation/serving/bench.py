@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _INPUT_SIGMA, _OUTPUT_SIGMA = 1.3, 1.1
 _LONGEST_PROMPT, _LONGEST_ANSWER = 1024, 1500
 """`vllm bench serve` leaves out longer prompts, and pairs of more than 2048 tokens (vllm/benchmarks/datasets.py)."""
 
+_LEAST_SHARE = 0.5
 _LONG_PROMPT = 8000
 """From here on a few prompts fill the KV cache: a preempted one finds its own blocks again in the prefix cache."""
 
@@ -76,8 +78,20 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     case = Case(
         name, path.stem, labels(server, model), path, scenario, traffic, model.config, one_part(values, len(traffic)),
         remarks=tuple(why for words, why in _APPROXIMATE.items() if re.search(words, command)),
+        doubt=_contradiction(traffic, values),
     )  # fmt: skip
     return _unless_modelled(case, row, command)
+
+
+def _contradiction(traffic: Traffic, values: Mapping[str, float]) -> str:
+    """Clients that always have a request on the way have as many in flight as there are of them (Little 1961)."""
+    if traffic.client != "closed_loop" or not {"req_s", "e2e_mean"} <= values.keys():
+        return ""
+    in_flight = values["req_s"] * values["e2e_mean"] / 1e3
+    most = min(traffic.concurrency, len(traffic) / 2)  # a run that is all ramp and drain has half as many on average
+    if in_flight >= _LEAST_SHARE * most:
+        return ""
+    return "its latencies and rate contradict its concurrency (Little's law)"
 
 
 def _unless_modelled(case: Case, row: Row, command: str) -> Case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def _without_copies(cases: Sequence[Case]) -> list[Case]:
         gpus.setdefault(_figures(case), set()).add(case.labels.get("gpu", ""))
     copied = {figures for figures, found in gpus.items() if len(found) > 1 and len(figures) >= _ENOUGH_FIGURES}
     return [
-        case.without("the same figures stand under another GPU", suspect=True) if _figures(case) in copied else case
+        replace(case, doubt="the same figures stand under another GPU") if _figures(case) in copied else case
         for case in cases
     ]
 
