@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -28,16 +27,17 @@ from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import Document, KeyPath, load_yaml, validate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.engine_settings import Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
-from sim.presets import EnginePreset, load_preset
-from sim.scenario import LoadedScenario, Policy, Scenario
+from sim.presets import EnginePreset
+from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
-from sim.specs.architecture import FullAttention, ModelArchitecture
+from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import QuantScheme, parse_quantization
@@ -64,6 +64,12 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
 }
+POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
+    ("engine", "scheduler"): SCHEDULERS,
+    ("engine", "kv_cache", "allocator"): ALLOCATORS,
+    ("replicas", "router"): ROUTERS,
+}
+"""Where a scenario names a policy, and what may be named there."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +83,6 @@ class WrittenWorkload:
     def blamed(self) -> AbstractContextManager[None]:
         """Errors inside that name no file point at the workload's key, or at the file in which it stands."""
         return self.document.blamed(self.at, under=self.at)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Every engine setting after presets and defaults: what `engine:` of the saved scenario shows."""
-
-    preset: str
-    scheduler: dict[str, Any]
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    long_prefill_token_threshold: int
-    max_model_len: int
-    gpu_memory_utilization: float
-    kv_cache: dict[str, Any]
-    kv_cache_dtype: str
-    kv_cache_memory_bytes: int | None
-    num_gpu_blocks_override: int | None
-    quantization: dict[str, str]
-    dtype: str
-    tensor_parallel_size: int
-    async_scheduling: bool
-    host: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -139,11 +123,15 @@ class Setup:
         allocator = (PREFIX_CACHES if cached else ALLOCATORS)[engine.kv_cache["allocator"]]
         kv = allocator(self.num_blocks, engine.kv_cache["block_size"], self.fixed_blocks)
         options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
+        budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
-            options["long_prefill_token_threshold"] = engine.long_prefill_token_threshold
+            cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
+            options["long_prefill_token_threshold"] = min(cap, budget)
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
-            kv, batch, max_num_seqs=engine.max_num_seqs, max_num_batched_tokens=engine.max_num_batched_tokens, **options
-        )
+            kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
+            max_num_batched_tokens=budget * lanes, **options,
+        )  # fmt: skip
         return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run)
 
     def router(self) -> Router:
@@ -165,17 +153,20 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     architecture, notes = _with_dtype(architecture, loaded, gpu)
     written = _workload(loaded)
     scheme = _scheme(loaded, architecture)
-    engine, preset = _resolve(loaded, architecture, gpu, scheme)
+    check_policies(loaded, POLICIES)
+    engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    forward = ForwardPass(architecture, scheme, gpu, kernels, tp=engine.tensor_parallel_size)
+    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout)
     timer = RooflineStepTimer(forward, HostWork(**engine.host))
     with blamed(("model",), under=("engine",)):
         memory = _memory(engine, architecture, scheme, gpu, preset)
-    num_blocks = engine.num_gpu_blocks_override or memory.num_blocks
-    fixed = architecture.kv_bytes_per_sequence_fixed(scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size)
+    num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
+    fixed = architecture.kv_bytes_per_sequence_fixed(
+        scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
+    )
     spec = written.spec
     _check_context(written, engine)
     with written.blamed():
@@ -242,125 +233,17 @@ def _scheme(loaded: LoadedScenario, architecture: ModelArchitecture) -> QuantSch
             raise error.placed(**loaded.document.place(("engine", "kv_cache_dtype"))) from None
 
 
-def _resolve(
-    loaded: LoadedScenario, architecture: ModelArchitecture, gpu: Gpu, scheme: QuantScheme
-) -> tuple[Engine, EnginePreset]:
-    given = loaded.scenario.engine
-    with loaded.document.blamed(("engine", "preset")):
-        preset = load_preset(given.preset)
-    seqs, budget = preset.limits(gpu)
-    scheduler = given.scheduler or Policy(kind=preset.scheduler)
-    _check_policy(loaded, ("engine", "scheduler"), scheduler, SCHEDULERS)
-    _check_policy(loaded, ("engine", "kv_cache", "allocator"), Policy(kind=given.kv_cache.allocator), ALLOCATORS)
-    _check_policy(loaded, ("replicas", "router"), loaded.scenario.replicas.router, ROUTERS)
-    max_model_len = given.max_model_len or architecture.max_model_len
-    if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
-        budget = max(budget, max_model_len)  # vLLM V0: without chunks, the longest prompt must fit one step
-    if given.max_num_batched_tokens is None and given.max_num_seqs is not None:
-        budget = max(budget, given.max_num_seqs)
-    if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
-        seqs = min(seqs, given.max_num_batched_tokens)
-    kv = given.kv_cache
-    engine = Engine(
-        preset=given.preset,
-        scheduler={"kind": scheduler.kind, **scheduler.options},
-        max_num_seqs=given.max_num_seqs or seqs,
-        max_num_batched_tokens=given.max_num_batched_tokens or budget,
-        long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
-        max_model_len=max_model_len,
-        gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache={
-            "allocator": kv.allocator,
-            "block_size": kv.block_size or preset.block_size,
-            "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
-        },
-        kv_cache_dtype=scheme.kv_cache.name,
-        kv_cache_memory_bytes=given.kv_cache_memory_bytes,
-        num_gpu_blocks_override=given.num_gpu_blocks_override,
-        quantization={
-            "weights": scheme.weights.name,
-            "activations": scheme.activations.name,
-            "kv_cache": scheme.kv_cache.name,
-        },
-        dtype=architecture.dtype,
-        tensor_parallel_size=given.tensor_parallel_size,
-        async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
-        host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
-    )
-    _check_limits(loaded, engine, architecture, gpu)
-    return engine, preset
-
-
-def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:
-    error = loaded.document.error
-    budget, tp = engine.max_num_batched_tokens, engine.tensor_parallel_size
-    if budget < engine.max_num_seqs:
-        raise error(("engine", "max_num_batched_tokens"), f"must be at least max_num_seqs ({engine.max_num_seqs})",
-                    value=budget)  # fmt: skip
-    if engine.scheduler["kind"] != "chunked" and budget < engine.max_model_len:
-        raise error(("engine", "max_num_batched_tokens"),
-                    f"must be at least max_model_len ({engine.max_model_len}) when prompts are not chunked",
-                    value=budget)  # fmt: skip
-    heads = [g.attention.num_heads for g in architecture.layers if isinstance(g.attention, FullAttention)]
-    if any(count % tp for count in heads):
-        sizes = (n for n in (1, 2, 4, 8, 16) if n <= gpu.gpus_per_node)
-        valid = [str(n) for n in sizes if all(count % n == 0 for count in heads)]
-        raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
-                    value=tp, choices=valid)  # fmt: skip
-    if tp > gpu.gpus_per_node:
-        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node", value=tp)
-    if engine.max_model_len > architecture.max_model_len:
-        raise error(("engine", "max_model_len"), f"exceeds the model's context of {architecture.max_model_len} tokens",
-                    value=engine.max_model_len)  # fmt: skip
-
-
-def _check_policy(
-    loaded: LoadedScenario, key: KeyPath, policy: Policy, table: Mapping[str, Callable[..., Any]]
-) -> None:
-    if policy.kind not in table:
-        raise loaded.document.error(key, "unknown policy", value=policy.kind, choices=sorted(table))
-    keyword_only = [
-        name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
-    ]
-    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold"}
-    valid = sorted(set(keyword_only) - own)
-    for option in policy.options:
-        if option not in valid:
-            raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
-
-
-def _check_context(written: WrittenWorkload, engine: Engine) -> None:
-    """A workload in which every request is too long is a mistake, not a result."""
-    spec = written.spec
-    if spec.input_tokens is None or spec.output_tokens is None:
-        return
-    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
-    answer = min(answer, spec.max_output_tokens or answer)
-    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
-    if prompt + answer > engine.max_model_len:
-        longer = "input_tokens" if prompt >= answer else "output_tokens"
-        raise written.document.error(
-            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
-            f"{engine.max_model_len}: no request could be served",
-        )  # fmt: skip
-
-
-def _shortest(law: Any) -> int:
-    """The fewest tokens a length law can draw, as far as its keys say so."""
-    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))
-
-
 def _memory(
     engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
 ) -> MemoryPlan:
-    tp = engine.tensor_parallel_size
+    tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
     widths = _widths(architecture)
     demand = MemoryDemand(
-        weight_bytes=architecture.weight_bytes(scheme, tp=tp),
+        weight_bytes=architecture.weight_bytes(scheme, engine.layout),
         activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
-        framework_bytes=framework_bytes(tp),
+        framework_bytes=framework_bytes(engine.layout.gpus),
     )
-    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp)
+    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
     block_bytes = max(1, per_token * engine.kv_cache["block_size"])
     budget = MemoryBudget(
         preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
@@ -389,5 +272,22 @@ def _notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
     return notes
 
 
-def _first(given: Any, default: Any) -> Any:
-    return default if given is None else given
+def _check_context(written: WrittenWorkload, engine: Engine) -> None:
+    """A workload in which every request is too long is a mistake, not a result."""
+    spec = written.spec
+    if spec.input_tokens is None or spec.output_tokens is None:
+        return
+    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
+    answer = min(answer, spec.max_output_tokens or answer)
+    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
+    if prompt + answer > engine.max_model_len:
+        longer = "input_tokens" if prompt >= answer else "output_tokens"
+        raise written.document.error(
+            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
+            f"{engine.max_model_len}: no request could be served",
+        )  # fmt: skip
+
+
+def _shortest(law: Any) -> int:
+    """The fewest tokens a length law can draw, as far as its keys say so."""
+    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))

@@ -93,7 +93,7 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
             "model": setup.architecture.name,
             "hardware": setup.gpu.name,
             "replicas": replicas,
-            "gpus": replicas * setup.engine.tensor_parallel_size,
+            "gpus": replicas * setup.engine.layout.gpus,
             "num_gpu_blocks": setup.num_blocks,
             "block_size": setup.engine.kv_cache["block_size"],
             "kv_block_bytes": setup.memory.block_bytes,

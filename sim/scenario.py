@@ -108,6 +108,16 @@ class EngineSpec(BaseModel):
     )
     dtype: str = Field(default="auto", description="16-bit type of what is not quantised: auto, bfloat16 or float16")
     tensor_parallel_size: Count = Field(default=1, description="GPUs that share every layer")
+    pipeline_parallel_size: Count = Field(default=1, description="stages that hold a part of the layers each")
+    data_parallel_size: Count = Field(
+        default=1, description="groups that attend to different sequences and share the experts (MoE models)"
+    )
+    enable_expert_parallel: bool | None = Field(
+        default=None, description="whole experts on each GPU, instead of a slice of every expert"
+    )
+    expert_parallel_size: Count | None = Field(
+        default=None, description="groups of GPUs that hold whole experts (SGLang --ep-size); default: all or one"
+    )
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 

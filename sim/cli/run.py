@@ -82,8 +82,6 @@ def _from_log(log: Path | None, settings: Mapping[str, Any]) -> tuple[dict[str, 
         return {}, []
     facts = read_log(log)
     overrides = facts.to_overrides()
-    if overrides.pop("engine.pipeline_parallel_size", 1) != 1:
-        raise ConfigError("the server uses pipeline parallelism, which is not simulated", file=log)
     overrides.pop("model", None)  # often a path on the server's disk; the scenario names the model
     overrides = {key: value for key, value in overrides.items() if key not in settings}
     return overrides, [f"from {log.name}: {key} = {value}" for key, value in overrides.items()] + list(facts.notes)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.cost.calibration import Calibration, Entry
+from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_decode import decode_terms
 from sim.cost.kernels.attention_prefill import prefill_sums_terms
-from sim.cost.kernels.collectives import collective_terms
+from sim.cost.kernels.collectives import FULL_NODE, collective_terms
 from sim.cost.kernels.elementwise import elementwise_terms
 from sim.cost.kernels.gemm import gemm_terms
 from sim.cost.kernels.moe import Experts as KernelExperts
@@ -60,7 +61,10 @@ class CalibratedKernels:
         entry = self._find("moe", gemm_scheme(experts.format))
         if entry is None or not experts.gated:
             return self.rest.experts(tokens, experts)
-        layer = KernelExperts(experts.hidden, experts.intermediate, experts.experts_per_token, experts.num_experts)
+        layer = KernelExperts(
+            experts.hidden, experts.intermediate, experts.experts_per_token, experts.num_experts,
+            expert_parallel=experts.expert_parallel,
+        )  # fmt: skip
         found = moe_terms(tokens, layer, _kernel(entry), experts.touched(tokens))
         return _cost(found, experts.flops(tokens), experts.bytes_moved(tokens))
 
@@ -96,12 +100,12 @@ class CalibratedKernels:
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
         return _cost(elementwise_terms(rows, bytes_moved / rows, _kernel(entry)), 0.0, bytes_moved)
 
-    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
-        """Sum a tensor over the GPUs of a group, inside a CUDA graph."""
-        entry = self._find("collective", _COLLECTIVE)
-        if entry is None:
-            return self.rest.all_reduce(bytes_per_gpu, num_gpus)
-        return _cost(collective_terms(bytes_per_gpu, num_gpus, _kernel(entry)), 0.0, 0.0)
+    def collective(self, operation: Operation, tensor_bytes: float, num_gpus: int) -> Cost:
+        """Between the GPUs of one node (all-reduces inside a CUDA graph), where the constants were measured."""
+        entry = self._find("collective", _COLLECTIVE if operation == "all_reduce" else operation)
+        if entry is None or num_gpus > FULL_NODE:
+            return self.rest.collective(operation, tensor_bytes, num_gpus)
+        return _cost(collective_terms(tensor_bytes, num_gpus, _kernel(entry)), 0.0, 0.0)
 
     def log_error_quantiles(self, op_class: str, number_format: str) -> Mapping[float, float]:
         """How far the constants that price a class and format were off; empty where the fall-back prices it."""

@@ -10,6 +10,7 @@ from sim.cost.shape import Chunk, Span
 from sim.specs.architecture import Attention, LayerGroup, ModelArchitecture
 from sim.specs.attention import FullAttention, LatentAttention, LinearAttention
 from sim.specs.hardware import Gpu
+from sim.specs.layout import ONE_GPU, Layout
 from sim.specs.quantization import QuantScheme
 from sim.units import ceil_div
 
@@ -70,17 +71,28 @@ def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
 
 
 class ForwardPass:
-    """Prices the operators of a step on one GPU of a tensor-parallel group, part by part.
+    """Prices the operators of a step on one GPU of a copy of the model, part by part.
 
-    The parts depend on different things: `rows` on all new tokens, `head` on the sampled ones, `decode` on one
+    The parts depend on different things: `rows` on the new tokens, `head` on the sampled ones, `decode` on one
     attention span and the context seen through it, `prefill` on the chunks.
+
+    Data-parallel groups and pipeline stages divide the sequences of a step evenly into lanes (`Layout.lanes`), and the
+    fullest lane is priced. A step of a pipeline is one round of all its micro-batches: every stage works on each of
+    them in turn, so that the round lasts as long as one micro-batch takes through all stages. A prompt alone fills
+    one lane, and the pipeline then stands idle but for one stage.
     """
 
     def __init__(
-        self, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, kernels: Kernels, *, tp: int = 1
+        self,
+        architecture: ModelArchitecture,
+        scheme: QuantScheme,
+        gpu: Gpu,
+        kernels: Kernels,
+        layout: Layout = ONE_GPU,
     ) -> None:
-        self._kernels, self._tp = kernels, tp
-        self._hidden = architecture.hidden_size
+        self._kernels, self.layout = kernels, layout
+        self._tp = tp = layout.tp
+        self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
         for matrix in architecture.matrices():
@@ -116,8 +128,8 @@ class ForwardPass:
             return
         form = matmul_format(scheme, "expert_gate_up", gpu)
         experts = Experts(
-            mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, tp), mlp.num_experts,
-            mlp.experts_per_token, mlp.gated, form, tp,
+            mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
+            mlp.experts_per_token, mlp.gated, form, self.layout.ep,
         )  # fmt: skip
         self._experts.append((count, experts))
         self._elementwise.append(("routing", count, mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row))
@@ -180,15 +192,33 @@ class ForwardPass:
 
     # ---- the parts
     def rows(self, tokens: int) -> list[OpCost]:
-        """Everything that works on all new tokens of the step, whoever they belong to."""
-        kernels = self._kernels
+        """Everything that works on all new tokens of a lane, whoever they belong to.
+
+        The experts see the tokens of all data-parallel groups, which are gathered before and scattered after them
+        (vLLM's default, `allgather_reducescatter`; `all2all.py`, from memory).
+        """
+        kernels, layout = self._kernels, self.layout
+        routed = tokens * layout.dp
         ops = [OpCost(g.role, g.calls, kernels.gemm(tokens, g.k, g.n, g.form)) for g in self._gemms]
-        ops += [OpCost("experts", layers, kernels.experts(tokens, experts)) for layers, experts in self._experts]
+        ops += [OpCost("experts", layers, kernels.experts(routed, experts)) for layers, experts in self._experts]
         ops += [OpCost(name, calls, kernels.elementwise(tokens * size)) for name, calls, size in self._elementwise]
         ops.append(OpCost("embed", 1, kernels.elementwise(tokens * self._hidden * 4.0)))
+        row = self._hidden * 2.0
         if self._reduces:
-            ops.append(OpCost("all-reduce", self._reduces, kernels.all_reduce(tokens * self._hidden * 2.0, self._tp)))
+            ops.append(OpCost("all-reduce", self._reduces, kernels.collective("all_reduce", tokens * row, layout.tp)))
+        if layout.dp > 1:
+            count = sum(layers for layers, _ in self._experts)
+            for operation in ("all_gather", "reduce_scatter"):
+                cost = kernels.collective(operation, routed * row, layout.stage_gpus)
+                ops.append(OpCost(f"experts {operation.replace('_', '-')}", count, cost))
+        if layout.pp > 1:  # hidden state and residual to the next stage
+            ops.append(OpCost("stage hand-over", layout.pp - 1, self._hand_over(2 * tokens * row)))
         return ops
+
+    def _hand_over(self, tensor_bytes: float) -> Cost:
+        """To the same GPU of the next stage: in the node if two stages fit one, else over the network."""
+        span = self.layout.stage_gpus * 2
+        return self._kernels.collective("send_recv", tensor_bytes, 2 if span <= self._node else 2 * self._node)
 
     def head(self, sampled: int) -> list[OpCost]:
         """LM head and sampling of the sequences whose next token is drawn."""
@@ -198,7 +228,7 @@ class ForwardPass:
         ops.append(OpCost("sampling", 1, kernels.elementwise(sampled * self._vocab * 10.0)))
         if self._tp > 1:
             gathered = sampled * self._vocab * 2.0
-            ops.append(OpCost("logits gather", 1, kernels.all_reduce(gathered, self._tp)))
+            ops.append(OpCost("logits gather", 1, kernels.collective("all_gather", gathered, self._tp)))
         return ops
 
     def decode(self, sequences: int, seen_tokens: int, span: int = -1) -> list[OpCost]:
@@ -206,7 +236,9 @@ class ForwardPass:
 
         Span -1 is the whole context; layers with a state of fixed size belong there too.
         """
-        kernels = self._kernels
+        kernels, lanes = self._kernels, self.layout.lanes
+        if lanes > 1:
+            sequences, seen_tokens = ceil_div(sequences, lanes), ceil_div(seen_tokens, lanes)
         ops = [
             OpCost("attention decode", layers.layers, kernels.decode_attention(sequences, seen_tokens, layers.heads))
             for layers in self._attention
@@ -229,6 +261,8 @@ class ForwardPass:
 
     def _prefill(self, chunks: Sequence[Chunk]) -> list[tuple[str, int, Cost]]:
         price = self._kernels.prefill_attention
+        if self.layout.lanes > 1:
+            chunks = _fullest_lane(chunks, self.layout.lanes)
         works = [_work(chunks, span) for span in self.spans]
         works.append(whole := _work(chunks, None))  # so that span -1 is the whole context
         found = [("attention prefill", a.layers, price(works[a.span], a.heads)) for a in self._attention]
@@ -247,6 +281,17 @@ def _span(attention: Attention | None) -> Span | None:
     if isinstance(attention, LatentAttention) and attention.indexer is not None:
         return Span(attention.indexer.topk)
     return None
+
+
+def _fullest_lane(chunks: Sequence[Chunk], lanes: int) -> list[Chunk]:
+    """The chunks of the lane with most new tokens, when each goes to the emptiest lane, the longest first."""
+    dealt: list[list[Chunk]] = [[] for _ in range(min(lanes, len(chunks)))]
+    load = [0] * len(dealt)
+    for chunk in sorted(chunks, key=lambda chunk: (-chunk[1], -chunk[0])):
+        lane = load.index(min(load))
+        dealt[lane].append(chunk)
+        load[lane] += chunk[1]
+    return dealt[load.index(max(load))]
 
 
 def _work(chunks: Sequence[Chunk], span: Span | None) -> PrefillWork:

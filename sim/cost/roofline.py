@@ -5,9 +5,10 @@ The roofline of Williams, Waterman and Patterson (CACM 2009), with one efficienc
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
-from sim.cost.collectives import all_reduce_seconds
+from sim.cost.collectives import Operation, collective_seconds
 from sim.specs.efficiency import OpEfficiency
 from sim.specs.hardware import Gpu
 
@@ -62,7 +63,11 @@ class Heads(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """A mixture-of-experts layer on one GPU: gate-up, activation and down of its share of the experts."""
+    """A mixture-of-experts layer, and what one GPU has of it: gate-up, activation and down of its share.
+
+    `num_experts` and `experts_per_token` are the model's. With expert parallelism a GPU holds one of
+    `expert_parallel` parts of the experts and sees the rows of all tokens that chose one of them.
+    """
 
     hidden: int
     intermediate: int
@@ -71,12 +76,27 @@ class Experts(NamedTuple):
     experts_per_token: int
     gated: bool
     format: MatmulFormat
-    parallel: int = 1
-    """GPUs among which the experts' width is divided."""
+    expert_parallel: int = 1
 
     def touched(self, tokens: int) -> float:
-        """Expected number of distinct experts that `tokens` tokens reach, routed independently: E(1 - (1 - k/E)^M)."""
-        return float(self.num_experts * (1.0 - (1.0 - self.experts_per_token / self.num_experts) ** tokens))
+        """Expected number of this GPU's experts that `tokens` tokens reach, routed independently: E(1 - (1 - k/E)^M).
+
+        E is the number of experts the GPU holds.
+        """
+        missed = (1.0 - self.experts_per_token / self.num_experts) ** tokens
+        return self.num_experts / self.expert_parallel * (1.0 - missed)
+
+    def rows(self, tokens: int) -> float:
+        """Token-expert pairs of the busiest GPU.
+
+        Independent routing deals each pair to one of the GPUs: the fullest of n has about sqrt(2 mu ln n) more than
+        the mean mu (the expected maximum of n normal variables; David and Nagaraja 2003, section 10.5).
+        """
+        mean = tokens * self.experts_per_token / self.expert_parallel
+        if self.expert_parallel == 1:
+            return mean
+        most = tokens * min(self.experts_per_token, self.num_experts // self.expert_parallel)
+        return min(mean + math.sqrt(2.0 * mean * math.log(self.expert_parallel)), float(most))
 
     @property
     def parameters(self) -> int:
@@ -85,11 +105,11 @@ class Experts(NamedTuple):
 
     def flops(self, tokens: int) -> float:
         """Each token passes through its experts."""
-        return 2.0 * tokens * self.experts_per_token * self.parameters
+        return 2.0 * self.rows(tokens) * self.parameters
 
     def bytes_moved(self, tokens: int) -> float:
         """The weights of every expert that is touched, once, and the rows in, between and out."""
-        rows = tokens * self.experts_per_token
+        rows = self.rows(tokens)
         weights = self.touched(tokens) * self.parameters * self.format.weight_bytes
         return weights + rows * (self.hidden * (self.format.activation_bytes + 2) + 4 * self.intermediate)
 
@@ -134,8 +154,8 @@ class Kernels(Protocol):
         """A fused element-wise operator: norms, rotary embedding, activation, cache write."""
         ...
 
-    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
-        """Sum a tensor over the GPUs of a group."""
+    def collective(self, operation: Operation, tensor_bytes: float, num_gpus: int) -> Cost:
+        """Sum, gather, scatter or exchange a tensor among the GPUs of a group."""
         ...
 
 
@@ -193,8 +213,7 @@ class DatasheetKernels:
         """Nothing but traffic."""
         return roofline(0.0, bytes_moved, self._peak_16_bit, self._bandwidth, self._efficiency.elementwise)
 
-    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
-        """Over the slowest link of the group."""
-        link = float(self._gpu.link_bytes_per_s(num_gpus))
-        seconds, floor = all_reduce_seconds(bytes_per_gpu, num_gpus, link, self._efficiency.collective)
-        return Cost(seconds, 0.0, bytes_per_gpu, "launch" if floor > seconds - floor else "link")
+    def collective(self, operation: Operation, tensor_bytes: float, num_gpus: int) -> Cost:
+        """Over the links of a node, and over the network where the group spans several."""
+        seconds, floor = collective_seconds(operation, tensor_bytes, num_gpus, self._gpu, self._efficiency.collective)
+        return Cost(seconds, 0.0, tensor_bytes, "launch" if floor > seconds - floor else "link")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sim.cost.collectives import Operation
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
 
 CLASSES = ("gemm", "moe", "attention_decode", "attention_prefill", "elementwise", "collective")
@@ -42,9 +43,9 @@ class ScaledKernels:
         """Scaled."""
         return self._scaled("elementwise", self.kernels.elementwise(bytes_moved))
 
-    def all_reduce(self, bytes_per_gpu: float, num_gpus: int) -> Cost:
+    def collective(self, operation: Operation, tensor_bytes: float, num_gpus: int) -> Cost:
         """Scaled."""
-        return self._scaled("collective", self.kernels.all_reduce(bytes_per_gpu, num_gpus))
+        return self._scaled("collective", self.kernels.collective(operation, tensor_bytes, num_gpus))
 
     def _scaled(self, op_class: str, cost: Cost) -> Cost:
         return cost._replace(seconds=cost.seconds * self.factors.get(op_class, 1.0))

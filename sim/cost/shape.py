@@ -72,5 +72,10 @@ class RunShape:
         """Rows of every matrix product in the step: one per decode, and the tokens of the chunks."""
         return self.decodes + sum([new for _, new in self.chunks])
 
+    @property
+    def longest_chunk(self) -> int:
+        """New tokens of the longest chunk."""
+        return max([new for _, new in self.chunks], default=0)
+
     def __repr__(self) -> str:
         return f"RunShape(decodes={self.decodes}, context={self.context_tokens}, chunks={list(self.chunks)})"

@@ -94,6 +94,7 @@ class RooflineStepTimer:
 
     def __init__(self, forward: ForwardPass, host: HostWork | None = None, *, tick_ps: int = 1) -> None:
         self._forward, self._host, self._tick = forward, host or HostWork(), tick_ps
+        self._lanes = forward.layout.lanes
         self._rows_ps: dict[int, int] = {}
         self._head_ps: dict[int, int] = {}
         self._constant_ps: dict[int, int] = {}
@@ -143,14 +144,15 @@ class RooflineStepTimer:
     def explain(self, shape: RunShape) -> list[OpCost]:
         """The operators of the first step of a shape, priced by the full formula."""
         tokens, sampled, forward = shape.new_tokens, shape.decodes + len(shape.chunks), self._forward
-        ops = forward.rows(padded_rows(tokens)) + forward.head(sampled)
+        lane = forward.layout.fullest
+        ops = forward.rows(padded_rows(lane(tokens, shape.longest_chunk))) + forward.head(lane(sampled))
         if shape.chunks:
             ops += forward.prefill([(cached, new + 15 & -16) for cached, new in shape.chunks])
         if shape.decodes:
             ops += forward.decode(shape.decodes, shape.context_tokens)
             for i, seen in enumerate(shape.local_tokens):
                 ops += forward.decode(shape.decodes, seen, i)
-        host = self._host.seconds(tokens, sampled)
+        host = self._host_seconds(tokens, sampled)
         if host:
             ops.append(OpCost("host", 1, Cost(host, 0.0, 0.0, "host")))
         return ops
@@ -180,13 +182,17 @@ class RooflineStepTimer:
         """A step with prompt chunks, and perhaps decodes beside them."""
         count, chunks = shape.decodes, shape.chunks
         tokens, sampled = shape.new_tokens, count + len(chunks)
+        host = self._host_seconds(tokens, sampled)
+        if self._lanes > 1:
+            lane = self._forward.layout.fullest
+            tokens, sampled = lane(tokens, shape.longest_chunk), lane(sampled)
         time = (self._rows_ps.get(tokens) or self._rows(tokens)) + (self._head_ps.get(sampled) or self._head(sampled))
         time += self._prefill(chunks)
         if count:
             time += self._whole.at(count, shape.context_tokens)[0]
             for knots, seen in zip(self._local, shape.local_tokens, strict=True):
                 time += knots.at(count, seen)[0]
-        return time + self._ps(self._host.seconds(tokens, sampled))
+        return time + self._ps(host)
 
     def _prefill(self, chunks: Sequence[Chunk]) -> int:
         key = tuple([(cached, new + 15 & -16) for cached, new in chunks])
@@ -198,9 +204,13 @@ class RooflineStepTimer:
         return time
 
     def _constant(self, count: int) -> int:
-        host = self._ps(self._host.seconds(count, count))
-        self._constant_ps[count] = time = self._rows(count) + self._head(count) + host
+        lane, host = self._forward.layout.fullest(count), self._ps(self._host_seconds(count, count))
+        self._constant_ps[count] = time = self._rows(lane) + self._head(lane) + host
         return time
+
+    def _host_seconds(self, tokens: int, sampled: int) -> float:
+        """Exposed host time of a step: each micro-batch of a pipeline is scheduled on its own."""
+        return self._host.seconds(tokens, sampled) + (self._forward.layout.pp - 1) * self._host.step_s
 
     def _rows(self, tokens: int) -> int:
         time = self._rows_ps.get(tokens)

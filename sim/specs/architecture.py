@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sim.specs.attention import Attention, FullAttention, Indexer, LatentAttention, LinearAttention
+from sim.specs.layout import ONE_GPU, Layout
 from sim.specs.matrices import WeightFormat, WeightMatrix, norm, stored_bytes
 from sim.units import ceil_div
 
@@ -176,21 +177,21 @@ class ModelArchitecture:
         """Whether any layer routes tokens to experts."""
         return any(group.mlp is not None and group.mlp.kind == "moe" for group in self.layers)
 
-    def weight_bytes(self, scheme: WeightFormat | None = None, *, tp: int = 1, ep: int = 1, pp: int = 1) -> int:
+    def weight_bytes(self, scheme: WeightFormat | None = None, layout: Layout = ONE_GPU) -> int:
         """Weight bytes on the fullest GPU; without a scheme, at the checkpoint's unquantised dtype.
 
         Column- and row-parallel matrices and the vocabulary are divided by `tp`, norms and routers are replicated
-        (Megatron-LM, Shoeybi et al. 2019, section 3); KV projections only down to one head. With `ep` > 1 every GPU
-        holds num_experts / ep whole experts. With `pp` > 1 the fullest stage has ceil(layers / pp) average layers and
-        the larger of embedding and LM head, which stand in the first and the last stage.
+        (Megatron-LM, Shoeybi et al. 2019, section 3); KV projections only down to one head. Every GPU holds
+        num_experts / `ep` experts. With `pp` > 1 the fullest stage has ceil(layers / pp) average layers and the larger
+        of embedding and LM head, which stand in the first and the last stage.
         """
         form = scheme or _DtypeFormat(self.dtype_bytes)
-        inner = self._of_stage(stored_bytes(self._layer_matrices, form, tp, ep), pp)
-        if pp == 1:
-            return inner + stored_bytes(self._outer_matrices, form, tp)
+        inner = self._of_stage(stored_bytes(self._layer_matrices, form, layout), layout.pp)
+        if layout.pp == 1:
+            return inner + stored_bytes(self._outer_matrices, form, layout)
         head = [replace(m, stored=True) for m in self._outer_matrices if m.role not in ("embed", "position")]
         first = [m for m in self._outer_matrices if m.role in ("embed", "position")]
-        return inner + max(stored_bytes(first, form, tp), stored_bytes(head, form, tp))
+        return inner + max(stored_bytes(first, form, layout), stored_bytes(head, form, layout))
 
     def _of_stage(self, whole: float, pp: int) -> int:
         return math.ceil(whole * ceil_div(self.num_layers, pp) / self.num_layers) if pp > 1 else math.ceil(whole)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from sim.specs.layout import ONE_GPU, Layout
 from sim.units import ceil_div
 
 Split = Literal["column", "row", "replicated"]
@@ -80,18 +81,18 @@ class WeightMatrix:
             return self.k, ceil_div(self.n - self.kv_columns, tp) + kv
         return self.k, self.n
 
-    def parameters_per_gpu(self, tp: int = 1, ep: int = 1) -> int:
-        """Parameters one GPU stores. With `ep` > 1 it holds num_experts / ep whole experts, else a slice of each."""
+    def parameters_per_gpu(self, layout: Layout = ONE_GPU) -> int:
+        """Parameters one GPU stores: of the experts every `ep`-th, cut `moe_tp` ways."""
         if not self.stored:
             return 0
-        k, n = (self.k, self.n) if self.is_expert and ep > 1 else self.per_gpu(tp)
-        return k * n * self.layers * ceil_div(self.experts, ep)
+        k, n = self.per_gpu(layout.moe_tp if self.is_expert else layout.tp)
+        return k * n * self.layers * (ceil_div(self.experts, layout.ep) if self.is_expert else 1)
 
 
-def stored_bytes(matrices: Iterable[WeightMatrix], scheme: WeightFormat, tp: int = 1, ep: int = 1) -> int:
-    """Bytes one GPU stores for these matrices."""
+def stored_bytes(matrices: Iterable[WeightMatrix], scheme: WeightFormat, layout: Layout = ONE_GPU) -> int:
+    """Bytes one GPU stores for these matrices, all layers of them."""
     return sum(
-        math.ceil(matrix.parameters_per_gpu(tp, ep) * scheme.weight_bytes_per_parameter(matrix.role))
+        math.ceil(matrix.parameters_per_gpu(layout) * scheme.weight_bytes_per_parameter(matrix.role))
         for matrix in matrices
     )
 

@@ -247,7 +247,11 @@ def test_a_workload_that_does_not_exist(refused: Refused) -> None:
     ("more", "told"),
     [
         ("engine: {tensor_parallel_size: 3}", "engine.tensor_parallel_size: 3: must divide the 32 attention heads"),
-        ("engine: {tensor_parallel_size: 16}", "engine.tensor_parallel_size: 16: exceeds the 8 GPUs of a node"),
+        (
+            "engine: {pipeline_parallel_size: 33}",
+            "engine.pipeline_parallel_size: 33: exceeds the 32 layers of the model",
+        ),
+        ("engine: {data_parallel_size: 2}", "engine.data_parallel_size: 2: is for mixture-of-experts models"),
         (
             "engine: {max_num_batched_tokens: 16, max_num_seqs: 32}",
             "engine.max_num_batched_tokens: 16: must be at least max_num_seqs (32)",
@@ -412,9 +416,9 @@ def test_a_directory_that_may_not_be_written_to(
 
 def test_values_of_a_log_are_blamed_on_the_log(refused: Refused) -> None:
     """When a server's flags contradict the scenario's hardware, the log is named, not the scenario."""
-    log = "INFO non-default args: {'tensor_parallel_size': 16}\nINFO # GPU blocks: 1000, # CPU blocks: 0\n"
+    log = "INFO non-default args: {'tensor_parallel_size': 3}\nINFO # GPU blocks: 1000, # CPU blocks: 0\n"
     assert refused(GOOD, "--from-log", "v.log", files={"v.log": log}).startswith(
-        "v.log: engine.tensor_parallel_size: 16: "
+        "v.log: engine.tensor_parallel_size: 3: "
     )
 
 

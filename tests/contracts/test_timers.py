@@ -21,6 +21,7 @@ from sim.cost.step_times import StepTimer
 from sim.request import Request
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
+from sim.specs.layout import Layout
 from sim.specs.quantization import parse_quantization
 
 MODELS = {
@@ -41,7 +42,7 @@ def roofline_timer(name: str, tick_ps: int = 1) -> RooflineStepTimer:
     model, hardware, tp, scheme = MODELS[name]
     gpu, architecture = load_gpu(hardware), load_model(model)
     forward = ForwardPass(
-        architecture, parse_quantization(scheme, architecture), gpu, DatasheetKernels(gpu), tp=tp
+        architecture, parse_quantization(scheme, architecture), gpu, DatasheetKernels(gpu), Layout(tp=tp)
     )  # fmt: skip
     return RooflineStepTimer(forward, HostWork(2e-4, 1e-6, 1e-8), tick_ps=tick_ps)
 

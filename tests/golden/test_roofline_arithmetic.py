@@ -10,6 +10,7 @@ from sim.cost.shape import RunShape
 from sim.cost.step_timer import RooflineStepTimer
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
+from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme, parse_quantization
 
 FP16 = MatmulFormat("fp16", 2.0, 2.0, "fp16")
@@ -27,7 +28,7 @@ def forward(model: str, hardware: str = "h100-sxm", tp: int = 1, quantization: s
     """The forward pass of a model of the catalogue."""
     gpu, architecture = load_gpu(hardware), load_model(model)
     scheme = parse_quantization(quantization, architecture) if quantization else QuantScheme.unquantised(architecture)
-    return ForwardPass(architecture, scheme, gpu, DatasheetKernels(gpu), tp=tp)
+    return ForwardPass(architecture, scheme, gpu, DatasheetKernels(gpu), Layout(tp=tp))
 
 
 def flops(ops: list[OpCost]) -> float:

@@ -15,6 +15,7 @@ from sim.cost.shape import RunShape
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
+from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
 
 MODELS = {
@@ -36,7 +37,9 @@ def timer(model: str, bandwidth: float = 1.0, compute: float = 1.0) -> RooflineS
         tensor_flops={fmt: float(rate) * compute for fmt, rate in h100.tensor_flops.items()},
     )
     architecture = load_model(name)
-    forward = ForwardPass(architecture, QuantScheme.from_checkpoint(architecture), gpu, DatasheetKernels(gpu), tp=tp)
+    forward = ForwardPass(
+        architecture, QuantScheme.from_checkpoint(architecture), gpu, DatasheetKernels(gpu), Layout(tp=tp)
+    )
     return RooflineStepTimer(forward, HostWork(1e-4, 1e-6, 1e-8))
 
 

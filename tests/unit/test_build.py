@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,3 +192,47 @@ def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> Non
     again = build(load_scenario(resolved(first)))
     assert again.memory == first.memory
     assert again.scheme.kept == first.scheme.kept
+
+
+MOE = "Qwen/Qwen3-30B-A3B"
+
+
+def test_parallel_layouts_count_gpus_and_memory() -> None:
+    """Stages and expert groups leave room for more KV blocks, and every GPU of a copy is counted."""
+    one = setup(model=MOE)
+    staged = setup(model=MOE, engine__pipeline_parallel_size=2)
+    grouped = setup(model=MOE, engine__data_parallel_size=2, engine__enable_expert_parallel=True)
+    assert [s.engine.layout.gpus for s in (one, staged, grouped)] == [1, 2, 2]
+    assert staged.num_blocks > 2 * one.num_blocks
+    assert grouped.num_blocks > 2 * one.num_blocks
+    assert grouped.engine.expert_parallel_size == 2
+
+
+def test_limits_of_a_lane_are_planned_for_all_lanes() -> None:
+    """Two stages plan two budgets per round, two data-parallel groups also twice the sequences."""
+    given = {"engine__max_num_seqs": 16, "engine__max_num_batched_tokens": 64}
+    for key in ("pipeline_parallel_size", "data_parallel_size"):
+        result = run_setup(setup(model=MOE, **{f"engine__{key}": 2}, **given))
+        assert set(result.requests["output_tokens"]) == {5}
+        assert result.steps["prefill_tokens"].max() == 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("expert_parallel_size", 3, "expert_parallel_size: 3: 3 must divide the 4 GPUs of a stage and the 128 experts"),
+        ("pipeline_parallel_size", 49, "pipeline_parallel_size: 49: exceeds the 48 layers"),
+    ],
+)
+def test_impossible_layouts_are_refused(key: str, value: int, told: str) -> None:
+    """Experts and layers are dealt whole."""
+    with pytest.raises(ConfigError, match=told):
+        setup(model=MOE, engine__tensor_parallel_size=4, **{f"engine__{key}": value})
+
+
+def test_tensor_parallelism_may_span_whole_nodes_only(tmp_path: Path) -> None:
+    """Four GPUs do not stand evenly in nodes of three."""
+    profile = yaml.safe_load(catalog.find("hardware", "a40").read_text()) | {"node": {"gpus": 3}}
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(profile))
+    with pytest.raises(ConfigError, match="exceeds the 3 GPUs of a node and is no multiple of them"):
+        setup(hardware=str(tmp_path / "odd.yaml"), engine__tensor_parallel_size=4)

@@ -89,7 +89,7 @@ def test_what_nobody_measured_falls_back(kernels: CalibratedKernels) -> None:
 
 def test_all_reduces_are_those_inside_a_graph(kernels: CalibratedKernels) -> None:
     """A decode-sized all-reduce takes single microseconds, not the tens of an eager launch."""
-    assert kernels.all_reduce(64 * 8192.0, 4).seconds < 15e-6
+    assert kernels.collective("all_reduce", 64 * 8192.0, 4).seconds < 15e-6
 
 
 def test_every_operator_has_an_error_class(kernels: CalibratedKernels) -> None:

@@ -12,13 +12,14 @@ from sim.cost.roofline import DatasheetKernels
 from sim.cost.shape import Span
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
+from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme, parse_quantization
 
 
 def forward(model: str, *, tp: int = 1, hardware: str = "h100-sxm", quantization: str | None = None) -> ForwardPass:
     gpu, architecture = load_gpu(hardware), load_model(model)
     scheme = parse_quantization(quantization, architecture)
-    return ForwardPass(architecture, scheme, gpu, DatasheetKernels(gpu), tp=tp)
+    return ForwardPass(architecture, scheme, gpu, DatasheetKernels(gpu), Layout(tp=tp))
 
 
 def calls(ops: list[OpCost]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.cost.collectives import all_reduce_seconds
+from sim.cost.collectives import ring_seconds
 from sim.cost.roofline import DatasheetKernels, Experts, Heads, MatmulFormat, PrefillWork, roofline
 from sim.errors import ConfigError
 from sim.specs.efficiency import LinkEfficiency, OpEfficiency
@@ -107,13 +107,13 @@ def test_elementwise_is_nothing_but_traffic(h100: Gpu) -> None:
 def test_all_reduce_travels_twice_less_one_share(h100: Gpu) -> None:
     """2 (n-1)/n of the tensor per direction; small ones cost their launch, large ones wait for the link."""
     eff = LinkEfficiency(launch_floor_s=5e-6, link_fraction=0.5)
-    assert all_reduce_seconds(8e9, 2, 100e9, eff)[0] == pytest.approx(5e-6 + 8e9 / 50e9)
-    assert all_reduce_seconds(8e9, 8, 100e9, eff)[0] == pytest.approx(5e-6 + 1.75 * 8e9 / 50e9)
+    assert ring_seconds("all_reduce", 8e9, 2, 100e9, eff)[0] == pytest.approx(5e-6 + 8e9 / 50e9)
+    assert ring_seconds("all_reduce", 8e9, 8, 100e9, eff)[0] == pytest.approx(5e-6 + 1.75 * 8e9 / 50e9)
     kernels = DatasheetKernels(h100)
-    assert kernels.all_reduce(1e3, 8).bound == "launch"
-    assert kernels.all_reduce(1e9, 8).bound == "link"
+    assert kernels.collective("all_reduce", 1e3, 8).bound == "launch"
+    assert kernels.collective("all_reduce", 1e9, 8).bound == "link"
     with pytest.raises(ConfigError, match="at least two"):
-        kernels.all_reduce(1e3, 1)
+        kernels.collective("all_reduce", 1e3, 1)
 
 
 def test_trust_label() -> None:

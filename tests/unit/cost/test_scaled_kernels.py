@@ -16,6 +16,7 @@ from sim.rng import stream
 from sim.scenario import load_scenario
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
+from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
 
 OPERATORS = {
@@ -33,7 +34,7 @@ def test_a_factor_touches_its_class_alone(op_class: str) -> None:
     """Twice the time for one class, and the same time, FLOPs, bytes and bound for all others."""
     gpu, model = load_gpu("h100-sxm"), load_model("mistralai/Mixtral-8x7B-v0.1")
     scheme, plain = QuantScheme.unquantised(model), DatasheetKernels(gpu)
-    passes = [ForwardPass(model, scheme, gpu, k, tp=2) for k in (plain, ScaledKernels(plain, {op_class: 2.0}))]
+    passes = [ForwardPass(model, scheme, gpu, k, Layout(tp=2)) for k in (plain, ScaledKernels(plain, {op_class: 2.0}))]
     before, after = ([*p.rows(64), *p.head(8), *p.decode(8, 9000), *p.prefill([(0, 56)])] for p in passes)
     for one, other in zip(before, after, strict=True):
         factor = 2.0 if one.name in OPERATORS[op_class] else 1.0

@@ -18,6 +18,7 @@ from sim.specs.architecture import (
     ModelArchitecture,
 )
 from sim.specs.hf_config import list_models, load_model
+from sim.specs.layout import Layout
 
 POWERS = st.sampled_from([1, 2, 4, 8, 16])
 MODELS = st.sampled_from(list_models())
@@ -97,27 +98,31 @@ def test_kv_heads_are_replicated_beyond_their_number() -> None:
 def test_expert_parallelism_holds_whole_experts() -> None:
     """Tensor and expert parallelism store the same share of the experts, cut differently."""
     expert = next(m for m in TINY_MOE.matrices() if m.role == "expert_gate_up")
-    assert expert.parameters_per_gpu(tp=4) == expert.parameters_per_gpu(ep=4) == expert.parameters // 4
+    assert (
+        expert.parameters_per_gpu(Layout(tp=4))
+        == expert.parameters_per_gpu(Layout(tp=4, ep=4))
+        == expert.parameters // 4
+    )
     assert expert.per_gpu(4) == (64, 16)
-    assert expert.parameters_per_gpu(tp=4, ep=8) == expert.parameters // 8
+    assert expert.parameters_per_gpu(Layout(tp=4, dp=4, ep=8)) == expert.parameters // 16
 
 
 def test_pipeline_stages_share_the_layers() -> None:
     """The fullest of four stages has a quarter of the layers and one of the two vocabulary matrices."""
     layers = LLAMA_8B.weight_bytes() - 2 * (2 * 4096 * 128256 + 4096)
-    assert LLAMA_8B.weight_bytes(pp=4) == layers // 4 + 2 * (4096 * 128256 + 4096)
+    assert LLAMA_8B.weight_bytes(layout=Layout(pp=4)) == layers // 4 + 2 * (4096 * 128256 + 4096)
 
 
 def test_norms_are_replicated() -> None:
     """Tensor parallelism divides the matrices of a model and repeats its norms."""
     norms = 2 * sum(m.parameters for m in LLAMA_8B.matrices() if m.role == "norm")
-    assert LLAMA_8B.weight_bytes(tp=2) == (LLAMA_8B.weight_bytes() - norms) // 2 + norms
+    assert LLAMA_8B.weight_bytes(layout=Layout(tp=2)) == (LLAMA_8B.weight_bytes() - norms) // 2 + norms
 
 
 @given(MODELS, POWERS)
 def test_tensor_parallel_gpus_hold_the_whole_model_together(model: ModelArchitecture, tp: int) -> None:
     """Cutting a model over GPUs loses no weights, and no GPU holds more than before."""
-    one, share = model.weight_bytes(), model.weight_bytes(tp=tp)
+    one, share = model.weight_bytes(), model.weight_bytes(layout=Layout(tp=tp))
     assert one <= share * tp
     assert share <= one
 
@@ -125,8 +130,8 @@ def test_tensor_parallel_gpus_hold_the_whole_model_together(model: ModelArchitec
 @given(MODELS, POWERS, POWERS)
 def test_expert_and_pipeline_parallelism_never_need_more(model: ModelArchitecture, ep: int, pp: int) -> None:
     """Spreading experts or layers over more GPUs never raises the bytes of one."""
-    assert model.weight_bytes(ep=ep) <= model.weight_bytes()
-    assert model.weight_bytes(pp=pp) <= model.weight_bytes()
+    assert model.weight_bytes(layout=Layout(dp=ep, ep=ep)) <= model.weight_bytes()
+    assert model.weight_bytes(layout=Layout(pp=pp)) <= model.weight_bytes()
 
 
 @given(MODELS, POWERS, POWERS)
