@@ -18,6 +18,7 @@ from sim.engine.recorder import Recorder
 from sim.engine.transfers import Transfers
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
+from sim.kv.host_pool import HostPool
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
@@ -40,6 +41,8 @@ class ReplicaParts:
     """What carries the transfers of the scheduler's plans, by their kind."""
     overlap: bool = False
     """Whether steps go on while copies are under way; else the step that follows waits for them."""
+    host: HostPool | None = None
+    """Where preempted requests are swapped to."""
 
 
 class Replica(Transfers):

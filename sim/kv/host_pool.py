@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
 from sim.request import Request
 
@@ -55,3 +56,12 @@ class HostPool:
         bytes_ = self._held.pop(request.id, 0)
         self.used_bytes -= bytes_
         return bytes_
+
+
+def swap_totals(pools: Iterable[HostPool]) -> dict[str, int]:
+    """The totals of several replicas together, and what is still on their hosts."""
+    pools = list(pools)
+    totals = [asdict(pool.totals) for pool in pools]
+    return {name: sum(each[name] for each in totals) for name in totals[0]} | {
+        "held_bytes": sum(pool.used_bytes for pool in pools)
+    }

@@ -155,7 +155,7 @@ class ContinuousScheduler:
         return StepPlan((), decodes, preempted, transfers=self._take_copies())
 
     def _make_room(self) -> list[Request]:
-        """Preempt newest-first until the next token of every decode has a block, or will have once copies have ended."""
+        """Preempt newest-first until the next token of every decode has a block, or will once copies have ended."""
         preempted: list[Request] = []
         while self._kv.shortage() > self._kv.parked_blocks:
             victim = self._newest()
@@ -166,7 +166,7 @@ class ContinuousScheduler:
         return preempted
 
     def _newest(self, spared: Collection[int] = ()) -> Request | None:
-        """The running request admitted last that is not `spared`, whose last token is not in flight, and that is here."""
+        """The running request admitted last that is here, not `spared`, and whose last token is not in flight."""
         for request in reversed(self._running.values()):
             if request.id in spared or request.id in self._loading or self._batch.last_token_in_flight(request):
                 continue
