@@ -39,7 +39,7 @@ from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
-from sim.schedulers.swap import Swap
+from sim.schedulers.mover import Mover
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
@@ -131,9 +131,13 @@ class Setup:
         if engine.scheduler["kind"] == "chunked":
             cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
             options["long_prefill_token_threshold"] = min(cap, budget)
-        swap = self._swap(kv)
-        if swap is not None:
-            options["swap"] = swap
+        offload = engine.kv_cache.get("offload")
+        host = None if offload is None else HostPool(offload["capacity"])
+        if offload is not None:
+            options["mover"] = Mover(
+                kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
+                fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
+            )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
             max_num_batched_tokens=budget * lanes, **options,
@@ -141,22 +145,10 @@ class Setup:
         parts = ReplicaParts(
             scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, engine.max_queued_requests
         )
-        return parts if swap is None else replace(parts, **self._host(swap))
-
-    def _swap(self, kv: KVAllocator) -> Swap | None:
-        """A replica's way out to the host; None: preempted requests are recomputed."""
-        offload, layout = self.engine.kv_cache.get("offload"), self.engine.layout
         if offload is None:
-            return None
-        return Swap(
-            kv, HostPool(offload["capacity"]), block_bytes=self.memory.block_bytes * layout.tp * layout.pp,
-            fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
-        )  # fmt: skip
-
-    def _host(self, swap: Swap) -> dict[str, Any]:
-        offload = self.engine.kv_cache["offload"]
+            return parts
         rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
-        return {"links": {OUT: rate, IN: rate}, "overlap": swap.overlap, "host": swap.pool}
+        return replace(parts, links={OUT: rate, IN: rate}, overlap=offload["overlap"], host=host)
 
     def router(self) -> Router:
         """The router of the run."""

@@ -195,7 +195,7 @@ def _check_policy(
     keyword_only = [
         name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
     ]
-    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "swap"}
+    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "mover"}
     valid = sorted(set(keyword_only) - own)
     for option in policy.options:
         if option not in valid:

@@ -6,7 +6,7 @@ from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
 from sim.request import Request, State
 from sim.schedulers.continuous import ContinuousScheduler
-from sim.schedulers.swap import Swap
+from sim.schedulers.mover import Mover
 from sim.step import DECODE, IDLE, Idle, StepPlan
 
 
@@ -25,9 +25,9 @@ class ChunkedScheduler(ContinuousScheduler):
         max_num_seqs: int,
         max_num_batched_tokens: int,
         long_prefill_token_threshold: int = 0,
-        swap: Swap | None = None,
+        mover: Mover | None = None,
     ) -> None:
-        super().__init__(kv, batch, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens, swap=swap)
+        super().__init__(kv, batch, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens, mover=mover)
         self._cap = long_prefill_token_threshold or max_num_batched_tokens
         self._prefilling: list[Request] = []  # admitted, prompt not yet computed; in order of admission
 

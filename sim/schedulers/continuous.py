@@ -8,14 +8,14 @@ from sim.batch import DecodeBatch
 from sim.kv.base import GRANTED, Grant, KVAllocator
 from sim.request import Request, State
 from sim.schedulers.queue_order import FcfsQueue
-from sim.schedulers.swap import Swap
+from sim.schedulers.mover import Mover
 from sim.step import DECODE, IDLE, Idle, StepPlan, Transfer
 
 
 class ContinuousScheduler:
     """Requests join and leave between steps. Whole prompts go first and alone; the decodes stand still meanwhile.
 
-    With `swap`, keys and values of preempted requests go to the host's memory while it has room.
+    A `mover` takes care of requests whose keys and values are elsewhere, such as on the host after a preemption.
     """
 
     drains_together = False
@@ -27,13 +27,13 @@ class ContinuousScheduler:
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,
-        swap: Swap | None = None,
+        mover: Mover | None = None,
     ) -> None:
         self._kv, self._batch = kv, batch
         self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self._waiting = FcfsQueue()
         self._running: dict[int, Request] = {}  # in order of admission
-        self._swap = swap
+        self._mover = mover
         self._copies: list[Transfer] = []  # of the plan in the making
         self._loading: set[int] = set()  # running, but their keys and values are on the way
 
@@ -80,22 +80,22 @@ class ContinuousScheduler:
     def ready(self, request: Request) -> None:
         """A running request is in the cache now and decodes."""
         self._loading.discard(request.id)
-        if self._swap is not None:
-            self._swap.pool.take(request)
+        if self._mover is not None:
+            self._mover.arrived(request)
         self._batch.join(request)
         self._kv.grow(request)
 
     def finish(self, request: Request) -> None:
         """The request's seat is free."""
         del self._running[request.id]
-        if self._swap is not None:
-            self._swap.pool.drop(request)
+        if self._mover is not None:
+            self._mover.gone(request)
 
     def abort(self, request: Request) -> None:
         """A waiting request is gone."""
         self._waiting.discard()
-        if self._swap is not None:
-            self._swap.pool.drop(request)
+        if self._mover is not None:
+            self._mover.gone(request)
 
     def _first_chunk(self, request: Request) -> int:
         """Tokens that must fit before a waiting request can be admitted."""
@@ -121,15 +121,15 @@ class ContinuousScheduler:
 
     def _restore(self, request: Request) -> bool:
         """Admit the head of the queue, whose keys and values are elsewhere; whether there is room."""
-        copy = None if self._swap is None else self._swap.bring_in(request)
-        if self._swap is None or copy is None:
+        copy = None if self._mover is None else self._mover.bring_in(request)
+        if self._mover is None or copy is None:
             return False
         self._seat(request, 0, GRANTED)
         self._copies.append(copy)
-        if self._swap.overlap:
-            self._loading.add(request.id)
+        if self._mover.delays_step(copy):
+            self.ready(request)
         else:
-            self.ready(request)  # the step waits for the copy
+            self._loading.add(request.id)
         return True
 
     def _take_copies(self) -> list[Transfer]:
@@ -179,7 +179,7 @@ class ContinuousScheduler:
         copy = None
         if victim.joined_step >= 0:
             self._batch.leave(victim, self._batch.steps)
-            copy = None if self._swap is None else self._swap.out(victim)
+            copy = None if self._mover is None else self._mover.out(victim)
         if copy is not None:
             self._copies.append(copy)
         else:
