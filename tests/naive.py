@@ -15,6 +15,7 @@ class Job:
     max_output: int
     hashes: tuple = ()  # what the prompt holds, one hash per `hash_tokens` tokens
     hash_tokens: int = 0
+    names_answer: bool = False  # whether the hashes go on beyond the prompt
 
 
 @dataclass
@@ -68,9 +69,9 @@ class _Replica:
         return len(self.free) - sum(s.computed % self.rules.block_size == 0 for s in decodes)
 
     def identity(self, s, i):
-        """What block i of a prompt holds, with all that comes before it; None if that is not known."""
-        end = (i + 1) * self.rules.block_size
-        if not self.rules.prefix_caching or end > min(s.job.prompt, len(s.job.hashes) * s.job.hash_tokens):
+        """What block i of a sequence holds, with all that comes before it; None if that is not known."""
+        end, hashed = (i + 1) * self.rules.block_size, len(s.job.hashes) * s.job.hash_tokens
+        if not self.rules.prefix_caching or end > (hashed if s.job.names_answer else min(s.job.prompt, hashed)):
             return None
         return i, s.job.hash_tokens, s.job.hashes[: -(-end // s.job.hash_tokens)]
 
@@ -92,7 +93,11 @@ class _Replica:
                 del self.known[self.content.pop(block)]
             self.users[block] = 1
             s.table.append(block)
-        for i in range(s.computed // self.rules.block_size):
+        self.publish(s, min(s.computed, s.target))
+
+    def publish(self, s, tokens):
+        """Full blocks of so many tokens can be found from now on, unless equal ones can."""
+        for i in range(tokens // self.rules.block_size):
             identity = self.identity(s, i)
             if s.own or identity is None or self.known.get(identity) == s.table[i]:
                 continue
@@ -101,7 +106,9 @@ class _Replica:
             else:
                 self.known[identity], self.content[s.table[i]] = s.table[i], identity
 
-    def free_all(self, s):
+    def free_all(self, s, emitted):
+        if s.computed >= s.target:  # it decodes: all it generated is known, but the last token is not in the cache
+            self.publish(s, s.job.prompt + emitted - 1)
         for block in reversed(s.table):
             self.users[block] -= 1
             if self.users[block] == 0:
@@ -114,7 +121,7 @@ class _Replica:
         victim = ([None] + [s for s in self.running if s.promised < s.job.output and s not in served])[-1]
         if victim:
             self.running.remove(victim)
-            self.free_all(victim)
+            self.free_all(victim, victim.promised)
             self.waiting.insert(0, victim)
             victim.state, victim.computed, victim.target = "waiting", 0, victim.job.prompt + victim.promised
             victim.preemptions += 1
@@ -215,7 +222,7 @@ class _Fleet:
         home = s.home
         if state != "rejected":
             (home.running if s.state == "running" else home.waiting).remove(s)
-            home.free_all(s)
+            home.free_all(s, len(s.tokens))
             home.order.append(("finish" if state == "completed" else "abort", s.job.id))
         s.state, s.reason, s.finish = state, reason, now
         self.to_come += [job for job in [self.rules.on_finish(s.job.id, now)] if job]

@@ -87,6 +87,10 @@ class Scenario:
     """Tokens per hash of the prompts' content; 0: no hashes, and no prefix cache."""
     alike: int = 1
     """Of this many prompt blocks, one differs from what most prompts have there."""
+    names_answers: bool = False
+    """Whether hashes go on beyond the prompt, to the longest output."""
+    match: str = "hash_block"
+    eviction: str = "lru"
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -110,7 +114,9 @@ class Scenario:
 
     def request(self, row: tuple[int, int, int, int, int]) -> Request:
         """The request of a row."""
-        traits = Traits(prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens)
+        traits = Traits(
+            prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens, hashes_output=self.names_answers
+        )
         return Request(*row, traits if self.prefix_tokens else NO_TRAITS)
 
     def hashes(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
@@ -121,7 +127,7 @@ class Scenario:
         if not self.prefix_tokens:
             return ()
         rng = random.Random(row[0])
-        blocks = -(-row[2] // self.prefix_tokens)
+        blocks = -(-(row[2] + row[4] * self.names_answers) // self.prefix_tokens)
         blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
         return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
 
@@ -182,6 +188,7 @@ def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
         num_blocks=max(1, -(-longest // size) * rng.choice([10, 11, 12, 15, 20, 30, 60, 1000]) // 10),
         prefix_tokens=rng.choice([1, 2, 4, 6, 16, 16, 40]),
         alike=rng.choice([1, 4, 20, 1000]),
+        names_answers=rng.random() < 0.5,
     )
 
 
@@ -276,7 +283,12 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    kv = (PREFIX_CACHES if scenario.prefix_tokens else ALLOCATORS)["paged"](scenario.num_blocks, scenario.block_size)
+    cached = PREFIX_CACHES[scenario.match] if scenario.prefix_tokens else None
+    kv = (
+        cached(scenario.num_blocks, scenario.block_size, eviction=scenario.eviction)
+        if cached
+        else ALLOCATORS["paged"](scenario.num_blocks, scenario.block_size)
+    )
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](
@@ -353,13 +365,13 @@ def play_naively(scenario: Scenario) -> Outcome:
     """The same scenario in the naive simulator, which knows round robin and the fewest outstanding requests."""
     following = _next_job(scenario)
     per = scenario.prefix_tokens
-    jobs = {row[0]: Job(*row, scenario.hashes(row), per) for row in scenario.rows}
+    jobs = {row[0]: Job(*row, scenario.hashes(row), per, scenario.names_answers) for row in scenario.rows}
 
     def on_finish(id_: int, now: int) -> Job | None:
         row = following(id_, jobs[id_].prompt, jobs[id_].output, now)
         if row is None:
             return None
-        jobs[row[0]] = Job(*row, scenario.hashes(row), per)
+        jobs[row[0]] = Job(*row, scenario.hashes(row), per, scenario.names_answers)
         return jobs[row[0]]
 
     return simulate_naively(

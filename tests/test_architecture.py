@@ -20,7 +20,7 @@ LEVELS = (
     ("specs",),
     ("cost",),
     ("request", "results"),
-    ("step", "batch"),
+    ("step", "batch", "predictors"),
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),
@@ -30,7 +30,8 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
-    ("engine_settings",),
+    ("kv_settings",),
+    ("engine_settings", "written_workload", "model_formats"),
     ("build",),
     ("resolved",),
     ("run",),
@@ -50,7 +51,7 @@ HOMES = {
     "rich": ("cli", "report"),
     "matplotlib": ("report", "explain", "validation"),
     "jinja2": ("report",),
-    "joblib": ("planner", "intervals"),
+    "joblib": ("planner", "intervals", "validation"),
     "ray": ("planner",),
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And
@@ -154,7 +155,9 @@ def test_policies_know_only_protocols() -> None:
             continue
         if home(file) == "schedulers":
             wrong += [
-                f"{file}: {name}" for name, _ in imported(file) if name.startswith("sim.kv") and name not in ("sim.kv.base", "sim.kv.host_pool")
+                f"{file}: {name}"
+                for name, _ in imported(file)
+                if name.startswith("sim.kv") and name not in ("sim.kv.base", "sim.kv.host_pool")
             ]
         wrong += [
             f"{file}:{n.lineno}: {n.attr}"

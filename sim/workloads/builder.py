@@ -11,6 +11,7 @@ from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
 from sim.workloads.replay import TraceReplay, TraceRows
+from sim.workloads.sessions import Sessions
 from sim.workloads.sizes import RequestRows, Sizes
 from sim.workloads.spec import WorkloadSpec
 from sim.workloads.synthetic import OpenLoop
@@ -44,6 +45,9 @@ def build_workload(
     if spec.input_tokens is None or spec.output_tokens is None:
         raise ConfigError("is required but missing", key="input_tokens")
     sizes = Sizes(spec.input_tokens, spec.output_tokens, spec.max_output_tokens, spec.shared_prefix)
+    if spec.sessions is not None and spec.arrival is not None:
+        ends = spec.num_requests, spec.duration_s
+        return Sessions(spec.arrival, sizes, spec.sessions, seed=seed, ends=ends, max_model_len=max_model_len)
     return _driven(spec, sizes, seed, spec.num_requests)
 
 

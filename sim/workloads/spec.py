@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poisson, Stages, Weibull
 from sim.workloads.lengths import Lengths, TokenCount
+from sim.workloads.sessions import SessionLaw
 from sim.workloads.sizes import SharedPrefix
 
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
 TooLong = Literal["refuse", "drop", "clip", "fail"]
 
 _MOST = 2**31 - 1
-_SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix")
+_SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix", "sessions")
 _TRACE_ONLY = ("time_scale", "max_requests", "start_s", "end_s", "scale_input", "scale_output", "on_too_long")
 
 
@@ -45,6 +46,10 @@ class WorkloadSpec(BaseModel):
     )
     shared_prefix: SharedPrefix | None = Field(
         default=None, description="a system prompt in front of every prompt, on top of input_tokens"
+    )
+    sessions: SessionLaw | None = Field(
+        default=None,
+        description="conversations: `arrival` is that of sessions, input_tokens what each turn adds to all before it",
     )
     max_output_tokens: TokenCount | None = Field(
         default=None,

@@ -16,6 +16,7 @@ from sim import catalog
 from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, build
 from sim.documents import canonical_json
 from sim.errors import ConfigError
+from sim.predictors import QuantilePredictor
 from sim.resolved import resolved, resolved_yaml
 from sim.run import run_setup
 from sim.scenario import load_scenario
@@ -33,7 +34,12 @@ def test_defaults_come_from_the_preset_and_the_model() -> None:
     """vLLM V1 on one H100: what is left out is filled in."""
     engine = setup().engine
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_model_len) == (1024, 8192, 131072)
-    assert engine.kv_cache == {"allocator": "paged", "block_size": 16, "enable_prefix_caching": True}
+    assert engine.kv_cache == {
+        "allocator": {"kind": "paged"},
+        "block_size": 16,
+        "enable_prefix_caching": True,
+        "prefix_cache": {"match": "hash_block", "eviction": "lru"},
+    }
     assert (engine.scheduler, engine.dtype, engine.gpu_memory_utilization) == ({"kind": "chunked"}, "bfloat16", 0.9)
     assert engine.async_scheduling
 
@@ -112,7 +118,7 @@ def test_an_unknown_router_is_refused(name: str) -> None:
 def test_prefixes_are_cached_when_there_are_any() -> None:
     """A prefix cache where prompts say what they share and it is enabled; the plain allocator everywhere else."""
     shared = {"tokens": 64, "groups": 2}
-    assert type(setup(workload__shared_prefix=shared).parts().kv) is PREFIX_CACHES["paged"]
+    assert type(setup(workload__shared_prefix=shared).parts().kv) is PREFIX_CACHES["hash_block"]
     for built in (
         setup(),
         setup(workload__shared_prefix={"tokens": 15}),  # less than a block with an identity
@@ -120,7 +126,18 @@ def test_prefixes_are_cached_when_there_are_any() -> None:
         setup(workload__shared_prefix=shared, engine__preset="vllm-v0"),
     ):
         assert type(built.parts().kv) is ALLOCATORS["paged"]
-    assert set(PREFIX_CACHES) <= set(ALLOCATORS)
+
+
+def test_the_way_prefixes_are_matched_and_evicted_is_a_choice() -> None:
+    """Radix matches token by token unless a block size is given; a word that is no way to match is refused."""
+    shared = {"tokens": 64}
+    for match, block_size, expected in (("radix", None, 1), ("radix", 16, 16), ("hash_block", None, 16)):
+        kv = {"prefix_cache": {"match": match, "eviction": "lfu"}} | ({"block_size": block_size} if block_size else {})
+        built = setup(workload__shared_prefix=shared, engine__kv_cache=kv).parts().kv
+        assert type(built) is PREFIX_CACHES[match]
+        assert built.block_tokens == expected
+    with pytest.raises(ConfigError, match=r"engine\.kv_cache\.prefix_cache\.match: .*radix"):
+        setup(engine__kv_cache={"prefix_cache": {"match": "radiks"}})
 
 
 def test_a_shared_prompt_is_computed_once_per_group() -> None:
@@ -192,6 +209,21 @@ def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> Non
     again = build(load_scenario(resolved(first)))
     assert again.memory == first.memory
     assert again.scheme.kept == first.scheme.kept
+
+
+def test_a_predictor_is_checked_where_it_is_written() -> None:
+    """An impossible option is an error of the key that holds it, before anything runs."""
+    with pytest.raises(ConfigError, match="between 0 and 10") as caught:
+        setup(engine__length_predictor="noisy", engine__length_predictor__sigma=-1)
+    assert caught.value.key == "engine.length_predictor.sigma"
+
+
+def test_replicas_share_no_predictor() -> None:
+    """Each learns from its own answers."""
+    built = setup(engine__length_predictor="quantile")
+    assert isinstance(built.parts().predictor, QuantilePredictor)
+    assert built.parts().predictor is not built.parts().predictor
+    assert setup().parts().predictor is None
 
 
 MOE = "Qwen/Qwen3-30B-A3B"
