@@ -17,6 +17,7 @@ from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, bui
 from sim.documents import canonical_json
 from sim.errors import ConfigError
 from sim.predictors import QuantilePredictor
+from sim.presets import load_preset
 from sim.resolved import resolved, resolved_yaml
 from sim.run import run_setup
 from sim.scenario import load_scenario
@@ -51,7 +52,8 @@ def test_what_is_written_wins_over_the_preset() -> None:
     ).engine
     assert not engine.async_scheduling
     assert not engine.kv_cache["enable_prefix_caching"]
-    assert engine.host == {"step_s": 264e-6, "sequence_s": 0.0, "token_s": 2e-6}
+    preset = load_preset("vllm-v1").host
+    assert engine.host == preset.model_dump() | {"token_s": 2e-6}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,7 @@ def test_parallel_layouts_count_gpus_and_memory() -> None:
 def test_limits_of_a_lane_are_planned_for_all_lanes() -> None:
     """Two stages plan two budgets per round, two data-parallel groups also twice the sequences."""
     given = {"engine__max_num_seqs": 16, "engine__max_num_batched_tokens": 64}
+    given |= {"engine__host__request_s": 0, "engine__host__prompt_token_s": 0}  # all prompts arrive at once
     for key in ("pipeline_parallel_size", "data_parallel_size"):
         result = run_setup(setup(model=MOE, **{f"engine__{key}": 2}, **given))
         assert set(result.requests["output_tokens"]) == {5}
