@@ -11,7 +11,7 @@ from sim.kv.base import KVAllocator
 from sim.predictors import LengthPredictor
 from sim.request import COMPLETED, NO_REASON, RUNNING, WAITING, Reason, Request, State
 from sim.schedulers.base import Scheduler
-from sim.step import NO_LIMIT, Transfer
+from sim.step import NO_LIMIT, OUT, Transfer
 
 EndHandler = Callable[[Request, int], None]
 """Called with a request that has ended and the present time."""
@@ -22,8 +22,8 @@ class Lifecycle:
 
     # CPython 3.11 reads up to 30 attributes of an object without slots quickly, and no more.
     __slots__ = (
-        "_batch", "_copying", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_kv", "_predictor",
-        "_requests", "_scheduler", "_segments", "_start", "index", "outstanding",
+        "_batch", "_copying", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_hand_over", "_kv",
+        "_predictor", "_requests", "_scheduler", "_segments", "_start", "index", "outstanding",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +44,7 @@ class Lifecycle:
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
         self._predictor: LengthPredictor | None = None
+        self._hand_over: Callable[[Request], None] | None = None  # where another replica decodes
         self._drains = scheduler.drains_together
         self._copying: dict[int, Transfer] = {}  # copies under way, by request
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
@@ -67,7 +68,9 @@ class Lifecycle:
             request.segment_start_ps, request.segment_step = end, batch.steps
             batch.join(request)
             self._kv.grow(request)
-            last = batch.steps + request._output_tokens - request.emitted_tokens
+            last = batch.steps
+            if self._hand_over is None:
+                last += request._output_tokens - request.emitted_tokens
             request._finish_step = last
             due = -last if self._drains else last
             heapq.heappush(self._finishes, (due, request.id, request.preemptions, request))
@@ -83,9 +86,22 @@ class Lifecycle:
         while finishes and finishes[0][0] <= delivered:
             step, _, preemptions, request = heapq.heappop(finishes)
             if preemptions == request.preemptions and request.state is RUNNING:
+                if self._hand_over is not None and request.emitted_tokens < request._output_tokens:
+                    self._pass_on(request, step, now)
+                    continue
                 request.state = COMPLETED
                 self._leave(request, step, now)
                 self._close(request, NO_REASON, now)
+
+    def _pass_on(self, request: Request, step: int, now: int) -> None:
+        """Another replica decodes; what the prompt holds here stays until it has been copied."""
+        request.state = WAITING
+        self._copying[request.id] = Transfer(request, 0, OUT)
+        self._leave(request, step, now)
+        request.computed_tokens, request.segment_step = request.target_tokens, -1
+        self.outstanding -= 1
+        if self._hand_over is not None:
+            self._hand_over(request)
 
     def _drain(self, now: int) -> bool:
         """A batch that drains together leaves if each of its members has received its last token."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sim.batch import DecodeBatch
@@ -46,6 +46,10 @@ class ReplicaParts:
     """Where preempted requests are swapped to."""
 
 
+HandOver = Callable[[Request, "Replica"], None]
+Push = Callable[[Request, int, int], None]
+
+
 class Replica(Transfers):
     """Runs of steps on one model copy.
 
@@ -57,7 +61,8 @@ class Replica(Transfers):
 
     __slots__ = (
         "_add_step", "_alarm", "_blocked_ps", "_boundary_ps", "_env", "_lead", "_max_queued", "_max_run", "_pack_step",
-        "_plan", "_plan_alarm", "_planning", "_running", "_shape", "_steps", "_timer", "_times", "_waiting", "_wake_ps",
+        "_plan", "_plan_alarm", "_planning", "_push", "_running", "_shape", "_steps", "_timer", "_times",
+        "_waiting", "_wake_ps",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +88,7 @@ class Replica(Transfers):
         self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
         self._boundary_ps = -1  # the last boundary
+        self._push: Push | None = None
         self._blocked_ps = -1  # since when nothing can be planned before a copy has ended
 
     # ---- what others may ask
@@ -93,6 +99,23 @@ class Replica(Transfers):
             request.predicted_output_tokens = self._predictor.predict(request)
         if self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
+
+    def prefill_for(self, hand_over: HandOver, push: Push) -> None:
+        """From now on the replica computes prompts only, and passes their requests on with their first token.
+
+        `push` hears of every chunk: the tokens that will be computed with it, and when its step begins.
+        """
+        self._hand_over, self._push = lambda request: hand_over(request, self), push
+
+    def take_over(self, request: Request) -> None:
+        """A request arrives whose prompt another replica has computed; its keys and values are still there."""
+        self.outstanding += 1
+        self._scheduler.submit(request)
+        self._interrupt()
+
+    def forget(self, transfer: Transfer) -> None:
+        """What was passed on has been copied, or nobody wants it any more."""
+        self._copied(transfer)
 
     def refusal(self, request: Request) -> Reason:
         """Why this replica does not take the request, or NONE."""
@@ -194,6 +217,9 @@ class Replica(Transfers):
             start = self._start
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
+        if self._push is not None:
+            for request, tokens in plan.chunks:
+                self._push(request, request.computed_tokens + tokens, start)
         if self._rejoined and plan.decodes:
             self._note_rejoined(times.end_of(1))
         if plan.valid_until_ps < start + times.total_ps:
