@@ -72,6 +72,7 @@ class Handoff:
     def ended(self, request: Request) -> None:
         """A request has ended; if nobody has come for its keys and values, nobody will."""
         self._homes.pop(request.id, None)
+        self._between.pop(request.id, None)
         self._pushed.pop(request.id, None)
         if request.id not in self._last:
             self._free_source(request.id)
