@@ -202,7 +202,7 @@ def test_an_interrupted_run_keeps_every_request() -> None:
         ended = list(rows_of(Run(cluster, []).requests))
         assert sorted(row["request_id"] for row in ended) == list(range(cluster.submitted))
         between += any(row["replica"] == 0 and row["output_tokens"] for row in ended)
-    assert between > 3
+    assert between > 2
 
 
 def draw_pools(pick: Any, scenario: Scenario) -> Pools:
