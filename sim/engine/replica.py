@@ -168,6 +168,8 @@ class Replica(Transfers):
         self._wake_ps = -1
         reach = self._env.reach
         wake = self._plan_run()
+        if self._gone and wake > self._start:  # they end with the step in flight, beside which nothing was planned yet
+            self._steps, wake = 1, self._start
         while wake >= 0:
             if not reach(wake):
                 self._wake_at(wake)
