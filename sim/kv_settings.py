@@ -22,11 +22,14 @@ def resolve_kv_cache(loaded: LoadedScenario, preset: EnginePreset) -> dict[str, 
     if obstacle and given.enable_prefix_caching:
         raise loaded.document.error((*_AT, "enable_prefix_caching"), obstacle, value=True)
     wanted = preset.enable_prefix_caching if given.enable_prefix_caching is None else given.enable_prefix_caching
+    prefix_cache = preset.prefix_cache.model_copy(update=given.prefix_cache.model_dump(exclude_none=True))
+    # Contiguous memory has no blocks: it is handed out by the token. A radix tree matches token by token.
+    by_token = _is_contiguous(kind, options) or given.prefix_cache.match == "radix"
     settings = {
         "allocator": {"kind": kind, **options},
-        # Contiguous memory has no blocks: it is handed out by the token.
-        "block_size": given.block_size or (1 if _is_contiguous(kind, options) else preset.block_size),
+        "block_size": given.block_size or (1 if by_token else preset.block_size),
         "enable_prefix_caching": wanted and not obstacle,
+        "prefix_cache": prefix_cache.model_dump(),
     }
     if given.sliding_window is not None:
         settings |= {"sliding_window": given.sliding_window, "attention_sinks": given.attention_sinks or 0}

@@ -62,6 +62,7 @@ def run_setup(
         setup.router(),
         max_model_len=setup.engine.max_model_len,
         client_timeout_ps=None if timeout is None else to_ps(timeout),
+        front_end=setup.front_end(),
         on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
         directory=directory,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,7 @@ from sim.slo import check_objective
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 _MOST = 2**31 - 1
+_POLICY_KEYS = ("scheduler", "scheduling_policy", "length_predictor", "allocator", "router")
 
 Count = Annotated[int, Field(gt=0, le=_MOST)]
 Objective = Annotated[str, AfterValidator(check_objective)]
@@ -61,6 +62,21 @@ class Policy(BaseModel):
         return {"anyOf": [{"type": "string"}, handler(core)]}
 
 
+class PrefixCacheSpec(BaseModel):
+    """How the beginnings of prompts are found again, and which of them go first when memory is needed."""
+
+    model_config = _STRICT
+
+    match: str | None = Field(
+        default=None,
+        description="hash_block: full blocks, each known by all before it (vLLM); radix: a tree of tokens, evicted "
+        "leaf by leaf (SGLang), with a block_size of 1 unless you say another",
+    )
+    eviction: Literal["lru", "lfu"] | None = Field(
+        default=None, description="what goes first: the least recently or the least frequently used"
+    )
+
+
 class KVCacheSpec(BaseModel):
     """How KV memory is handed out."""
 
@@ -79,6 +95,7 @@ class KVCacheSpec(BaseModel):
     attention_sinks: int | None = Field(
         default=None, ge=0, le=_MOST, description="keep the first so many as well; StreamingLLM found 4 enough"
     )
+    prefix_cache: PrefixCacheSpec = Field(default_factory=PrefixCacheSpec, description="how prefixes are matched")
 
 
 class HostSpec(BaseModel):
@@ -89,6 +106,8 @@ class HostSpec(BaseModel):
     step_s: Seconds | None = Field(default=None, description="per step, such as 264 us")
     sequence_s: Seconds | None = Field(default=None, description="per sequence and step")
     token_s: Seconds | None = Field(default=None, description="per new token of a step")
+    request_s: Seconds | None = Field(default=None, description="per request, between client and scheduler and back")
+    prompt_token_s: Seconds | None = Field(default=None, description="per prompt token, one request after the other")
 
 
 class EngineSpec(BaseModel):
@@ -97,7 +116,20 @@ class EngineSpec(BaseModel):
     model_config = _STRICT
 
     preset: str = Field(default="vllm-v1", description="engine whose defaults fill what is left out")
-    scheduler: Policy | None = Field(default=None, description="chunked or continuous (prefill first)")
+    scheduler: Policy | None = Field(
+        default=None,
+        description="what a step computes: chunked (prompts in pieces beside the decodes), continuous (whole prompts), "
+        "sglang, static or dynamic; `roofserve list schedulers`",
+    )
+    scheduling_policy: Policy = Field(
+        default=Policy(kind="fcfs"),
+        description="order of the waiting queue: fcfs, priority, shortest_prompt, shortest_predicted or fair_share",
+    )
+    preemption_victim: Literal["newest", "lowest_priority"] | None = Field(
+        default=None,
+        description="who gives way when memory is short; default: newest, under scheduling_policy: priority "
+        "lowest_priority",
+    )
     max_num_seqs: Count | None = Field(default=None, description="most sequences in one step")
     max_num_batched_tokens: Count | None = Field(default=None, description="most new tokens in one step")
     long_prefill_token_threshold: int | None = Field(
@@ -134,7 +166,11 @@ class EngineSpec(BaseModel):
     length_predictor: Policy | None = Field(
         default=None,
         description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
-        "window); without one they see the longest output allowed",
+        "window); without one they see the longest output allowed, but shortest_predicted takes the oracle",
+    )
+    sampling: Literal["auto", "greedy", "filtered"] = Field(
+        default="auto",
+        description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
     )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
@@ -239,7 +275,7 @@ def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
     if depth == len(key):
         return value
     part = key[depth]
-    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router", "length_predictor", "allocator"):
+    if isinstance(here, str) and key[depth - 1] in _POLICY_KEYS:
         here = {"kind": here}
     if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]

@@ -20,7 +20,7 @@ LEVELS = (
     ("specs",),
     ("cost",),
     ("request", "results"),
-    ("step", "batch", "predictors"),
+    ("sequences", "step", "batch", "predictors"),
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),
@@ -51,7 +51,7 @@ HOMES = {
     "rich": ("cli", "report"),
     "matplotlib": ("report", "explain", "validation"),
     "jinja2": ("report",),
-    "joblib": ("planner", "intervals"),
+    "joblib": ("planner", "intervals", "validation"),
     "ray": ("planner",),
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And

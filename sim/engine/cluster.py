@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm, Clock
+from sim.engine.front_end import FrontEnd
 from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
@@ -29,6 +30,7 @@ class Cluster:
     """Plays a workload against replicas. One object is good for one run.
 
     `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
+    `front_end` what delays requests before a scheduler sees them;
     `on_progress` hears how many requests have ended; `directory` is where tables that outgrow memory may be written.
     """
 
@@ -40,6 +42,7 @@ class Cluster:
         *,
         max_model_len: int,
         client_timeout_ps: int | None = None,
+        front_end: FrontEnd | None = None,
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
     ) -> None:
@@ -50,7 +53,7 @@ class Cluster:
         self.interrupted = False
         self._workload, self._router = workload, router
         self._max_model_len, self._timeout_ps = max_model_len, client_timeout_ps
-        self._on_progress = on_progress
+        self._on_progress, self._front_end = on_progress, front_end
         self._arrivals: Iterator[Request] = iter(workload)
         self._next: Request | None = None
         self._stopping = False
@@ -87,19 +90,30 @@ class Cluster:
             self._refuse(request, reason)
         else:
             if self._timeout_ps is not None:
-                Alarm(self.env, TIMEOUT + request.id, self._timeout_ps, lambda _: replica.time_out(request))
+                waited: int = self.env.now - request.arrival_ps  # type: ignore[assignment]
+                patience = max(0, self._timeout_ps - waited)
+                Alarm(self.env, TIMEOUT + request.id, patience, lambda _: replica.time_out(request))
             replica.submit(request)
 
     def _arrive(self, alarm: Alarm) -> None:
         """The next request arrives, and those after it as long as nothing else happens before them."""
         request = self._next
         while request is not None:
-            self.submit(request)
+            self._accept(request)
             self._next = request = next(self._arrivals, None)
             if request is not None and not self.env.reach(request.arrival_ps):
                 alarm.rank = ARRIVAL + request.id
                 alarm.set(request.arrival_ps)
                 return
+
+    def _accept(self, request: Request) -> None:
+        """A client sends a request now."""
+        if self._front_end is None:
+            self.submit(request)
+        else:
+            now: int = self.env.now  # type: ignore[assignment]
+            delay = self._front_end.delay_ps(request, now)
+            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
 
     def _refuse(self, request: Request, reason: Reason) -> None:
         request.state = State.REJECTED
@@ -117,7 +131,7 @@ class Cluster:
             return
         for follow_up in self._workload.on_finish(request, now):
             delay = follow_up.arrival_ps - now
-            Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self.submit(r))  # type: ignore[misc]
+            Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self._accept(r))  # type: ignore[misc]
 
     def _catch_interrupts(self) -> Any:
         """Ctrl-C becomes the most urgent event, so that it never tears a state change apart."""

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from sim.errors import InvariantError
 from sim.kv.base import GRANTED, Grant
-from sim.kv.paged import PagedKV
-from sim.kv.prefix_tree import FreeQueue, Keys, Prompt, Run
+from sim.kv.free_queue import FreeQueue, RankedQueue, RecencyQueue
+from sim.kv.paged import GROWING, PagedKV, Share
+from sim.kv.prefix_tree import Keys, Prompt, Run
 from sim.request import Request
 
 
@@ -20,20 +21,32 @@ class PrefixCachedKV(PagedKV):
     plan fills it. Requests give their blocks back last block first, to the end of a queue from whose front new blocks
     are taken, so the least recently used go first and the end of a chain before its beginning.
 
-    What a prompt holds is known from `Traits.prefix_hashes`; generated tokens never match. Where vLLM keeps two blocks
-    of the same content, filled side by side, only the first can be found here, and nothing that follows the second.
-    Blocks for the next token of the decodes are taken after those of the chunks in the same step. Requests without
-    hashes cost no more than in `PagedKV`.
+    What a prompt holds is known from `Traits.prefix_hashes`. Generated blocks can be found, where the hashes go on
+    beyond the prompt, once their request has left (finished, aborted or preempted) or prefills them again; vLLM offers
+    them as they fill, which nobody sees whose next turn comes after the answer. The last token of an answer is never in
+    the cache, because nothing was computed from it. Where vLLM keeps two blocks of the same content, filled side by
+    side, only the first can be found here, and nothing that follows the second. Blocks for the next token of the
+    decodes are taken after those of the chunks in the same step.
 
-    The free queue is brought up to date when somebody looks for a prefix: taking from the front and adding at the end
-    may be swapped.
+    `eviction` is `lru`, or `lfu`: the block that the fewest requests have held since it was filled goes first, among
+    equals the least recently used, and blocks that nobody can ask for before all others.
+
+    The free queue is brought up to date when somebody looks for a prefix or leaves; in between blocks are only taken.
     """
 
     __slots__ = ("_free", "_prompts", "_roots")
 
-    def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0) -> None:
-        super().__init__(total_blocks, block_tokens, fixed_blocks)
-        self._free = FreeQueue(total_blocks)
+    def __init__(
+        self,
+        total_blocks: int,
+        block_tokens: int,
+        fixed_blocks: int = 0,
+        *,
+        eviction: str = "lru",
+        watermark: Share = 0.0,
+    ) -> None:
+        super().__init__(total_blocks, block_tokens, fixed_blocks, watermark=watermark)
+        self._free = self._queue(eviction == "lfu")
         self._prompts: dict[Request, Prompt] = {}  # of those that hold blocks and may share them
         self._roots: dict[int, Run] = {}  # by tokens per hash: hashes of different lengths never match
 
@@ -52,11 +65,12 @@ class PrefixCachedKV(PagedKV):
         if not request.traits.prefix_hashes:
             return False
         self._take_owed()
-        prompt, size = self._prompt(request), self.block_tokens
+        prompt = self._prompt(request)
         _, found, held = prompt.find(self._limit(request, prompt))
-        total = min(found * size + tokens, request.target_tokens)
-        need = (total + size - 1) // size + self._fixed - held
-        return need <= self.free_blocks - self._due[self._phase]
+        self.free_blocks += held
+        fits = super().can_reserve(request, min(found * self.block_tokens + tokens, request.target_tokens))
+        self.free_blocks -= held
+        return fits
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for a chunk, behind what others have computed already when it is the first one."""
@@ -67,18 +81,73 @@ class PrefixCachedKV(PagedKV):
         grant = super().reserve(request, tokens)
         if grant is not None:
             self._take_owed()
-            self._publish(self._prompts[request], request.reserved_tokens)
+            self._publish(request, self._prompts[request])
         return grant
 
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
+        self._take_owed()
+        prompt = self._prompts.pop(request, None)
+        if prompt is not None:
+            decodes = request.reserved_tokens == GROWING
+            known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
+            self._insert(prompt, known)
         before = self.free_blocks
         super().release(request)
         freed = self.free_blocks - before
-        prompt = self._prompts.pop(request, None)
         if prompt is None:
             self._free.add_unknown(freed)
-            return
+        else:
+            self._let_go(prompt, freed)
+
+    def check(self, holders: Iterable[tuple[Request, int]]) -> None:
+        """As for `PagedKV`, counting shared blocks once; holders, tree and queue tell the same story."""
+        holders = list(holders)
+        self._demand(0 <= self.free_blocks <= self._free.blocks, "free blocks")
+        self._take_owed()
+        refs: Counter[Run] = Counter()
+        for request in [*(request for request, _ in holders), *self._parked]:
+            if request in self._prompts:
+                refs.update(chain(self._prompts[request].run))
+        runs = [run for root in self._roots.values() for run in root.descendants()]
+        queued = list(self._free)
+        self._demand(all(run.refs == refs[run] for run in runs) and set(refs) <= set(runs), "holders")
+        self._demand({r for r in runs if not r.refs} == {r for r in queued if r.parent is not None}, "free runs")
+        self._demand(all(run.blocks > 0 for run in runs + queued), "empty runs")
+        self._demand(sum(run.blocks for run in queued) == self._free.blocks == self.free_blocks, "free blocks")
+        places = {run: place for place, run in enumerate(queued)}
+        later = (places[c] > places[r] for r in runs if not r.refs for c in r.children.values())
+        self._demand(not any(later), "a beginning that is taken before its end")
+        shared = sum((run.refs - 1) * run.blocks for run in runs if run.refs)
+        self.free_blocks -= shared
+        self.shared_blocks -= shared
+        try:
+            super().check(holders)
+        finally:
+            self.free_blocks += shared
+            self.shared_blocks += shared
+
+    def _admit(self, request: Request, tokens: int) -> Grant | None:
+        """Look for the prompt, hold what is found, and take what is missing."""
+        self._take_owed()
+        prompt, target = self._prompt(request), request.target_tokens
+        path, found, held = prompt.find(self._limit(request, prompt))
+        cached = found * self.block_tokens
+        self.free_blocks += held  # what others hold needs no room
+        if super().reserve(request, cached + tokens if cached + tokens < target else target) is None:
+            self.free_blocks -= held
+            return None
+        self.stored_tokens -= held * self.block_tokens
+        self.shared_blocks += held
+        self._prompts[request] = prompt
+        if path:
+            self._hold(prompt, path, found)
+        self._free.take(self._free.blocks - self.free_blocks)
+        self._publish(request, prompt)
+        return Grant(cached) if cached else GRANTED
+
+    def _let_go(self, prompt: Prompt, freed: int) -> None:
+        """Of `freed` blocks those of the prompt join the queue with their content, unless somebody else holds them."""
         run: Run = prompt.run
         self._free.add_unknown(freed - run.end)
         shared = 0
@@ -90,51 +159,11 @@ class PrefixCachedKV(PagedKV):
                 self._free.add(run)
             run = run.parent
         self.free_blocks -= shared
+        self.shared_blocks -= shared
         self.stored_tokens += shared * self.block_tokens
 
-    def check(self, holders: Iterable[tuple[Request, int]]) -> None:
-        """As for `PagedKV`, counting shared blocks once; holders, tree and queue tell the same story."""
-        holders = list(holders)
-        self._demand(0 <= self.free_blocks <= self._free.blocks, "free blocks")
-        self._take_owed()
-        refs: Counter[Run] = Counter()
-        for request, _ in holders:
-            if request in self._prompts:
-                refs.update(_chain(self._prompts[request].run))
-        runs = [run for root in self._roots.values() for run in root.descendants()]
-        queued = list(self._free)
-        self._demand(all(run.refs == refs[run] for run in runs) and set(refs) <= set(runs), "holders")
-        self._demand({r for r in runs if not r.refs} == {r for r in queued if r.parent is not None}, "free runs")
-        self._demand(all(run.blocks > 0 for run in runs + queued), "empty runs")
-        self._demand(sum(run.blocks for run in queued) == self._free.blocks == self.free_blocks, "free blocks")
-        places = {run: place for place, run in enumerate(queued)}
-        later = (places[c] > places[r] for r in runs if not r.refs for c in r.children.values())
-        self._demand(not any(later), "a beginning that is taken before its end")
-        shared = sum((run.refs - 1) * run.blocks for run in runs if run.refs)
-        self._check_counts(holders, shared)
-
-    def _admit(self, request: Request, tokens: int) -> Grant | None:
-        """Look for the prompt, hold what is found, and take what is missing."""
-        self._take_owed()
-        prompt, size, target = self._prompt(request), self.block_tokens, request.target_tokens
-        path, found, held = prompt.find(self._limit(request, prompt))
-        cached = found * size
-        total = cached + tokens if cached + tokens < target else target
-        need = (total + size - 1) // size + self._fixed - held
-        if need > self.free_blocks - self._due[self._phase]:
-            return None
-        self.free_blocks -= need
-        self.stored_tokens += total - held * size
-        request.reserved_tokens = total
-        self._prompts[request] = prompt
-        if path:
-            self._hold(prompt, path, found)
-        self._free.take(self._free.blocks - self.free_blocks)
-        self._publish(prompt, total)
-        return Grant(cached) if cached else GRANTED
-
     def _prompt(self, request: Request) -> Prompt:
-        """The prompt in blocks of this cache. Only whole blocks within hashed tokens have an identity.
+        """What is known of a request, in blocks of this cache. Only whole blocks within hashed tokens have an identity.
 
         A hash covers several blocks, as one of a 512-token block does, or a block is known by all hashes it touches.
         """
@@ -142,7 +171,9 @@ class PrefixCachedKV(PagedKV):
         keys: Keys = traits.prefix_hashes
         per = traits.prefix_block_tokens
         tokens = len(keys) * per
-        blocks = (tokens if tokens < request.prompt_tokens else request.prompt_tokens) // size
+        if tokens > request.prompt_tokens and not traits.hashes_output:
+            tokens = request.prompt_tokens
+        blocks = tokens // size
         root = self._roots.get(per)
         if root is None:
             root = self._roots[per] = Run(None, None, (), 0, 0)
@@ -165,22 +196,38 @@ class PrefixCachedKV(PagedKV):
             elif not run.refs:
                 self._free.remove(run)
             run.refs += 1
+            run.hits += 1
             above = prompt.run
-            if above.refs == run.refs and len(above.children) == 1 and above.parent is not None:
+            if (
+                above.refs == run.refs
+                and len(above.children) == 1
+                and above.parent is not None
+                and self._free.joins(above.hits, run.hits)
+            ):
                 run.absorb(above)
             prompt.run = run
 
-    def _publish(self, prompt: Prompt, tokens: int) -> None:
+    def _publish(self, request: Request, prompt: Prompt) -> None:
+        """A plan has just given the request room for a chunk."""
+        self._insert(prompt, request.reserved_tokens)
+
+    def _insert(self, prompt: Prompt, tokens: int) -> None:
+        """So many tokens of the request can be found from now on, in full blocks."""
         end = tokens // self.block_tokens
         if end > prompt.blocks:
             end = prompt.blocks
         if end > prompt.run.end:
-            prompt.extend(end)
+            prompt.extend(end, self._free.joins)
+
+    def _queue(self, by_hits: bool) -> FreeQueue:
+        if by_hits:
+            return RankedQueue(self.total_blocks, by_hits=True, whole=False)
+        return RecencyQueue(self.total_blocks)
 
     def _take_owed(self) -> None:
         """Take from the queue what has been counted as used since the last time."""
         owed = self._free.blocks - self.free_blocks
-        if owed:
+        if owed > 0:
             self._free.take(owed)
 
     def _demand(self, holds: bool, what: str) -> None:
@@ -188,7 +235,8 @@ class PrefixCachedKV(PagedKV):
             raise InvariantError(f"the KV blocks of the prefix cache do not add up: {what}")
 
 
-def _chain(run: Run) -> Iterable[Run]:
+def chain(run: Run) -> Iterable[Run]:
+    """A run and those before it, without the root."""
     while run.parent is not None:
         yield run
         run = run.parent

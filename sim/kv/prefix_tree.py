@@ -1,15 +1,16 @@
-"""What a prefix cache remembers: a tree of block runs, and the queue of blocks that may be taken.
+"""What a prefix cache remembers: a tree of prompts.
 
-Both hold runs of consecutive blocks, never single blocks, so their cost follows the number of distinct prompts and not
+It holds runs of consecutive blocks, never single blocks, so its cost follows the number of distinct prompts and not
 their length.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 Keys = tuple[Hashable, ...]
+Joins = Callable[[int, int], bool]
+"""Whether two runs in a row that so many requests have used may be one run (`FreeQueue.joins`)."""
 
 
 class Run:
@@ -18,15 +19,15 @@ class Run:
     A key says what `ratio` consecutive blocks hold. `keys` are those of some prompt that goes through this run, from
     its first block, so that nothing is copied when a run is cut or grows; `key` is that of this run's first block, and
     its name among its parent's children. All requests that hold one of the run's blocks hold all of them, and those of
-    its ancestors: `refs` counts these requests. A run without a parent that is not a root holds nothing anybody could
-    ask for.
+    its ancestors: `refs` counts these requests, and `hits` those that ever did. A run without a parent that is not a
+    root holds nothing anybody could ask for.
     """
 
-    __slots__ = ("begin", "children", "end", "key", "keys", "parent", "refs")
+    __slots__ = ("begin", "children", "end", "hits", "key", "keys", "parent", "refs")
 
     def __init__(self, parent: Run | None, key: Hashable, keys: Keys, begin: int, end: int) -> None:
         self.parent, self.key, self.keys, self.begin, self.end = parent, key, keys, begin, end
-        self.refs = 0
+        self.refs = self.hits = 0
         self.children: dict[Hashable, Run] = {}
 
     @property
@@ -37,7 +38,7 @@ class Run:
     def split(self, at: int, ratio: int) -> Run:
         """The blocks before `at` become a run of their own, which is returned: the parent of what is left."""
         upper = Run(self.parent, self.key, self.keys, self.begin, at)
-        upper.refs = self.refs
+        upper.refs, upper.hits = self.refs, self.hits
         if self.parent is not None:
             self.parent.children[self.key] = upper
         self.parent, self.begin, self.key = upper, at, self.keys[at // ratio]
@@ -50,6 +51,12 @@ class Run:
         if self.parent is not None:
             self.parent.children[self.key] = self
 
+    def forget(self) -> None:
+        """Nobody can ask for this run any more; nothing is left below it."""
+        if self.parent is not None:
+            del self.parent.children[self.key]
+            self.parent = None
+
     def descendants(self) -> Iterator[Run]:
         """All runs below this one, parents first."""
         todo = list(self.children.values())
@@ -60,7 +67,7 @@ class Run:
 
 
 class Prompt:
-    """The beginning of one request's prompt whose content is known, and how much of it the request has in the tree."""
+    """The tokens of one request whose content is known, and how much of them the request has in the tree."""
 
     __slots__ = ("blocks", "keys", "ratio", "run")
 
@@ -72,12 +79,14 @@ class Prompt:
         """The last run the request holds."""
 
     def find(self, limit: int) -> tuple[list[Run], int, int]:
-        """The longest known beginning, up to `limit` blocks: the runs it touches, its blocks, and those in use.
+        """The longest known beginning, up to `limit` blocks: the runs it touches below those that the request holds,
+        its blocks, and how many of these are in use.
 
         It may end within the last of these runs.
         """
         path: list[Run] = []
-        node, found, held, keys, ratio = self.run, 0, 0, self.keys, self.ratio
+        node, keys, ratio = self.run, self.keys, self.ratio
+        found = held = node.end
         while found < limit:
             at = found // ratio
             run = node.children.get(keys[at])
@@ -94,7 +103,7 @@ class Prompt:
             node, found = run, end
         return path, found, held
 
-    def extend(self, end: int) -> None:
+    def extend(self, end: int, joins: Joins) -> None:
         """The request has filled its blocks up to `end`: others may find them from now on.
 
         Unless another request has filled blocks with the same content meanwhile; then these stay as they are, and
@@ -104,70 +113,11 @@ class Prompt:
         key = keys[run.end // self.ratio]
         if key in run.children:
             self.blocks = run.end
-        elif run.refs == 1 and not run.children and run.parent is not None:
+        elif run.refs == 1 and not run.children and run.parent is not None and joins(run.hits, 1):
             run.keys, run.end = keys, end
         else:
             self.run = run.children[key] = Run(run, key, keys, run.end, end)
-            self.run.refs = 1
-
-
-class FreeQueue:
-    """Runs of blocks nobody holds, in the order in which they will be taken.
-
-    Blocks without known content are counts. `blocks` is the length of the queue.
-    """
-
-    __slots__ = ("_last", "_runs", "blocks")
-
-    def __init__(self, blocks: int) -> None:
-        self._last: Run | None = None
-        """The run at the end, if its content is unknown."""
-        self._runs: OrderedDict[Run, None] = OrderedDict()
-        self.blocks = 0
-        self.add_unknown(blocks)
-
-    def __iter__(self) -> Iterator[Run]:
-        return iter(self._runs)
-
-    def add_unknown(self, blocks: int) -> None:
-        """Blocks that nobody can ask for, at the end."""
-        if not blocks:
-            return
-        self.blocks += blocks
-        if self._last is None:
-            self._last = Run(None, None, (), 0, blocks)
-            self._runs[self._last] = None
-        else:
-            self._last.end += blocks
-
-    def add(self, run: Run) -> None:
-        """A run of the tree, at the end; the last of its blocks will be taken first."""
-        self.blocks += run.end - run.begin
-        self._runs[run] = None
-        self._last = None
-
-    def remove(self, run: Run) -> None:
-        """A run that somebody holds again."""
-        self.blocks -= run.end - run.begin
-        del self._runs[run]
-
-    def take(self, blocks: int) -> None:
-        """Blocks from the front; what they held is forgotten."""
-        self.blocks -= blocks
-        runs = self._runs
-        while blocks:
-            run = next(iter(runs))
-            size = run.end - run.begin
-            if size > blocks:
-                run.end -= blocks
-                return
-            blocks -= size
-            del runs[run]
-            if run.parent is not None:
-                del run.parent.children[run.key]
-                run.parent = None
-            elif run is self._last:
-                self._last = None
+            self.run.refs = self.run.hits = 1
 
 
 def _common(a: Keys, b: Keys) -> int:

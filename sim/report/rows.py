@@ -140,6 +140,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("KV blocks, all replicas", number(kv["num_blocks"], 0)),
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
         ("KV blocks refused to the queue's head, mean", share(kv["mean_stranded_share"])),
+        *([("KV saved by sharing, mean", share(kv["shared_fraction"]))] if kv["shared_fraction"] else []),
         *((f"  of the blocks in use, {what}", share(kv[f"{key}_share_of_used"])) for key, what in KV_USES.items()),
         ("Prompt tokens from the prefix cache", _cached(summary)),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
@@ -268,6 +269,9 @@ def _workload(scenario: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         _text(workload.get("file") or workload.get("trace")),
         f"{count:,} requests" if isinstance(count, int) else "",
         _arrivals(arrival) if isinstance(arrival, Mapping) else "",
+        "sessions of {mean_turns:.3g} turns that add {mean_tokens_per_turn:,.0f} tokens each".format(**workload)
+        if workload.get("mean_turns")
+        else "",
         f"{workload['mean_rate']:.3g} requests/s" if workload.get("mean_rate") and not arrival else "",
     ]
     if workload.get("mean_input_tokens") and workload.get("mean_output_tokens"):

@@ -16,7 +16,7 @@ class Workload(Protocol):
     """
 
     def __iter__(self) -> Iterator[Request]:
-        """The requests that depend on no other, in non-decreasing `arrival_ps`, with ids 0, 1, 2, ..."""
+        """The requests that depend on no other, in non-decreasing `arrival_ps`, with rising ids from 0."""
         ...
 
     def on_finish(self, request: Request, now_ps: int) -> Iterable[Request]:

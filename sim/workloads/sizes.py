@@ -15,7 +15,7 @@ from sim.rng import stream
 from sim.workloads.arrivals import CHUNK
 from sim.workloads.lengths import LengthLaw, TokenCount, Tokens, law
 
-_HASH_BLOCK_TOKENS = 16
+HASH_BLOCK_TOKENS = 16
 Row = tuple[int, int, int | None, Traits]
 Columns = tuple[Iterator[int], Iterator[int], Iterator[int | None], Iterator[Traits]]
 
@@ -58,12 +58,17 @@ class SharedPrefix(BaseModel):
     tokens: TokenCount = Field(description="length of the shared beginning, added to input_tokens")
     groups: int = Field(default=1, ge=1, le=1_000_000, description="number of different beginnings")
 
+    @property
+    def blocks(self) -> int:
+        """Whole blocks of 16 tokens: only they have an identity."""
+        return self.tokens // HASH_BLOCK_TOKENS
+
     def traits(self, seed: int) -> Iterator[Traits]:
-        """The traits of request 0, 1, 2, ... Only whole blocks of 16 tokens have an identity."""
-        blocks = self.tokens // _HASH_BLOCK_TOKENS
+        """The traits of request 0, 1, 2, ..."""
+        blocks = self.blocks
         kinds = [
             Traits(
-                prefix_hashes=tuple(range(group * blocks, (group + 1) * blocks)), prefix_block_tokens=_HASH_BLOCK_TOKENS
+                prefix_hashes=tuple(range(group * blocks, (group + 1) * blocks)), prefix_block_tokens=HASH_BLOCK_TOKENS
             )
             for group in range(self.groups)
         ]
@@ -87,7 +92,7 @@ class Sizes:
     @property
     def has_prefixes(self) -> bool:
         """Only with a shared beginning of at least one hash block."""
-        return self.shared_prefix is not None and self.shared_prefix.tokens >= _HASH_BLOCK_TOKENS
+        return self.shared_prefix is not None and self.shared_prefix.tokens >= HASH_BLOCK_TOKENS
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,14 +106,23 @@ class Sizes:
     def columns(self, seed: int) -> Columns:
         """The same as four iterators."""
         prefix = self.shared_prefix
-        prompts = _draws(law(self.input_tokens), seed, "input_tokens")
-        outputs = _draws(law(self.output_tokens), seed, "output_tokens")
+        prompts, outputs = self._lengths(seed)
         if prefix is not None:
             prompts = (chunk + prefix.tokens for chunk in prompts)
-        if self.max_output_tokens is not None:
-            outputs = (np.minimum(chunk, self.max_output_tokens) for chunk in outputs)
         traits = repeat(NO_TRAITS) if prefix is None else prefix.traits(seed)
         return _flat(prompts), _flat(outputs), repeat(self.max_output_tokens), traits
+
+    def turns(self, seed: int) -> Iterator[tuple[int, int]]:
+        """What each turn of a conversation adds, and the answer to it, without end."""
+        prompts, outputs = self._lengths(seed)
+        return zip(_flat(prompts), _flat(outputs), strict=False)
+
+    def _lengths(self, seed: int) -> tuple[Iterator[Tokens], Iterator[Tokens]]:
+        prompts = _draws(law(self.input_tokens), seed, "input_tokens")
+        outputs = _draws(law(self.output_tokens), seed, "output_tokens")
+        if self.max_output_tokens is not None:
+            outputs = (np.minimum(chunk, self.max_output_tokens) for chunk in outputs)
+        return prompts, outputs
 
     def describe(self) -> dict[str, Any]:
         """Mean lengths in tokens: prompts with their shared beginning, answers before they are cut."""

@@ -17,6 +17,7 @@ from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, bui
 from sim.documents import canonical_json
 from sim.errors import ConfigError
 from sim.predictors import QuantilePredictor
+from sim.presets import load_preset
 from sim.resolved import resolved, resolved_yaml
 from sim.run import run_setup
 from sim.scenario import load_scenario
@@ -34,7 +35,12 @@ def test_defaults_come_from_the_preset_and_the_model() -> None:
     """vLLM V1 on one H100: what is left out is filled in."""
     engine = setup().engine
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_model_len) == (1024, 8192, 131072)
-    assert engine.kv_cache == {"allocator": {"kind": "paged"}, "block_size": 16, "enable_prefix_caching": True}
+    assert engine.kv_cache == {
+        "allocator": {"kind": "paged"},
+        "block_size": 16,
+        "enable_prefix_caching": True,
+        "prefix_cache": {"match": "hash_block", "eviction": "lru"},
+    }
     assert (engine.scheduler, engine.dtype, engine.gpu_memory_utilization) == ({"kind": "chunked"}, "bfloat16", 0.9)
     assert engine.async_scheduling
 
@@ -46,7 +52,8 @@ def test_what_is_written_wins_over_the_preset() -> None:
     ).engine
     assert not engine.async_scheduling
     assert not engine.kv_cache["enable_prefix_caching"]
-    assert engine.host == {"step_s": 264e-6, "sequence_s": 0.0, "token_s": 2e-6}
+    preset = load_preset("vllm-v1").host
+    assert engine.host == preset.model_dump() | {"token_s": 2e-6}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_an_unknown_router_is_refused(name: str) -> None:
 def test_prefixes_are_cached_when_there_are_any() -> None:
     """A prefix cache where prompts say what they share and it is enabled; the plain allocator everywhere else."""
     shared = {"tokens": 64, "groups": 2}
-    assert type(setup(workload__shared_prefix=shared).parts().kv) is PREFIX_CACHES["paged"]
+    assert type(setup(workload__shared_prefix=shared).parts().kv) is PREFIX_CACHES["hash_block"]
     for built in (
         setup(),
         setup(workload__shared_prefix={"tokens": 15}),  # less than a block with an identity
@@ -121,7 +128,18 @@ def test_prefixes_are_cached_when_there_are_any() -> None:
         setup(workload__shared_prefix=shared, engine__preset="vllm-v0"),
     ):
         assert type(built.parts().kv) is ALLOCATORS["paged"]
-    assert set(PREFIX_CACHES) <= set(ALLOCATORS)
+
+
+def test_the_way_prefixes_are_matched_and_evicted_is_a_choice() -> None:
+    """Radix matches token by token unless a block size is given; a word that is no way to match is refused."""
+    shared = {"tokens": 64}
+    for match, block_size, expected in (("radix", None, 1), ("radix", 16, 16), ("hash_block", None, 16)):
+        kv = {"prefix_cache": {"match": match, "eviction": "lfu"}} | ({"block_size": block_size} if block_size else {})
+        built = setup(workload__shared_prefix=shared, engine__kv_cache=kv).parts().kv
+        assert type(built) is PREFIX_CACHES[match]
+        assert built.block_tokens == expected
+    with pytest.raises(ConfigError, match=r"engine\.kv_cache\.prefix_cache\.match: .*radix"):
+        setup(engine__kv_cache={"prefix_cache": {"match": "radiks"}})
 
 
 def test_a_shared_prompt_is_computed_once_per_group() -> None:
@@ -195,11 +213,35 @@ def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> Non
     assert again.scheme.kept == first.scheme.kept
 
 
-def test_a_predictor_is_checked_where_it_is_written() -> None:
-    """An impossible option is an error of the key that holds it, before anything runs."""
-    with pytest.raises(ConfigError, match="between 0 and 10") as caught:
-        setup(engine__length_predictor="noisy", engine__length_predictor__sigma=-1)
-    assert caught.value.key == "engine.length_predictor.sigma"
+@pytest.mark.parametrize(
+    ("key", "kind", "option", "value", "problem"),
+    [
+        ("length_predictor", "noisy", "sigma", -1, "greater than or equal to 0"),
+        ("length_predictor", "quantile", "quantile", 1.1, "less than or equal to 1"),
+        ("length_predictor", "quantile", "window", 0, "greater than or equal to 1"),
+        ("scheduler", "dynamic", "max_wait_ms", "long", "number"),
+        ("scheduler", "continuous", "priority", "prefil", "prefill"),
+        ("scheduler", "continuous", "mixed", 3, "boolean|true or false"),
+        ("scheduler", "static", "paddin", True, "padding"),
+        ("scheduler", "sglang", "max_num_seqs", 4, "unknown option of sglang"),
+        ("scheduling_policy", "fair_share", "output_weight", 0.5, "integer|whole number"),
+    ],
+)
+def test_options_of_policies_are_checked(key: str, kind: str, option: str, value: Any, problem: str) -> None:
+    """A name, a type or a limit that is wrong is an error of the key that holds it, before anything runs."""
+    with pytest.raises(ConfigError, match=problem) as caught:
+        setup(**{f"engine__{key}": kind, f"engine__{key}__{option}": value})
+    assert caught.value.key == f"engine.{key}.{option}"
+
+
+def test_what_a_policy_needs_besides_comes_with_it() -> None:
+    """Shortest predicted first needs guesses; priorities say who gives way. Both can be overruled."""
+    assert setup().engine.length_predictor is None
+    assert setup(engine__scheduling_policy="shortest_predicted").engine.length_predictor == {"kind": "oracle"}
+    assert setup().engine.preemption_victim == "newest"
+    assert setup(engine__scheduling_policy="priority").engine.preemption_victim == "lowest_priority"
+    overruled = setup(engine__scheduling_policy="priority", engine__preemption_victim="newest")
+    assert overruled.engine.preemption_victim == "newest"
 
 
 def test_replicas_share_no_predictor() -> None:
@@ -227,6 +269,7 @@ def test_parallel_layouts_count_gpus_and_memory() -> None:
 def test_limits_of_a_lane_are_planned_for_all_lanes() -> None:
     """Two stages plan two budgets per round, two data-parallel groups also twice the sequences."""
     given = {"engine__max_num_seqs": 16, "engine__max_num_batched_tokens": 64}
+    given |= {"engine__host__request_s": 0, "engine__host__prompt_token_s": 0}  # all prompts arrive at once
     for key in ("pipeline_parallel_size", "data_parallel_size"):
         result = run_setup(setup(model=MOE, **{f"engine__{key}": 2}, **given))
         assert set(result.requests["output_tokens"]) == {5}
