@@ -97,8 +97,8 @@ class SeatedScheduler:
     def fork(self, child: Request) -> None:
         """The child is the one admitted last, in a seat that was kept for it."""
         self._kept_seats -= 1
-        self.num_running += 1
         self._running[child.id] = child
+        self.num_running += 1
         if self._ranks is not None:
             heappush(self._ranks, _rank(child))
         if self._accounts is not None:
