@@ -35,7 +35,7 @@ class ReservedKV(PagedKV):
     `bound_tokens`: a sequence stores no more than this (a window with its sinks). `growth_blocks`: taken at a time.
     """
 
-    __slots__ = ("_bound", "_events", "_filling", "_holdings", "_quantum", "_serial", "_steps")
+    __slots__ = ("_bound", "_copied", "_events", "_filling", "_holdings", "_quantum", "_serial", "_steps")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class ReservedKV(PagedKV):
         self._quantum, self._period = growth_blocks, growth_blocks * block_tokens
         self._due = [0] * (2 * self._period)  # blocks, not requests
         self._holdings: dict[Request, Holding] = {}
+        self._copied: dict[Request, Holding] = {}  # of the parked
         self._events: list[tuple[int, int, Holding]] = []  # (step, serial, whose); stale when it has another event
         self._steps = self._serial = 0
         self._filling = 0  # requests that store one more token per step
@@ -128,25 +129,31 @@ class ReservedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """All of it, at once."""
-        holding = self._holdings.pop(request, None)
-        if holding is None:
-            return
-        stored = self._stored(request, holding, request.computed_tokens)
-        blocks = self._held(holding, stored)
-        if holding.stop_step >= 0:
-            self._stop(holding)
-        holding.event_step = -1
-        self._give_back(holding, blocks)
-        self.stored_tokens -= stored
-        request.unused_tokens = (blocks - self._fixed) * self.block_tokens - stored
-        request.reserved_tokens = 0
+        if request in self._parked:
+            self._free_parked(request)
+        elif request in self._holdings:
+            holding, stored = self._leave(request)
+            self._give_back(holding, stored)
+            request.unused_tokens = (self._held(holding, stored) - self._fixed) * self.block_tokens - stored
+
+    def park(self, request: Request) -> None:
+        """All of its room stays in use under the allocator's own account."""
+        self._copied[request], self._parked[request] = holding, stored = self._leave(request)
+        self.parked_blocks += self._held(holding, stored)
+
+    def restore(self, request: Request) -> Grant | None:
+        """Admitted again, with its next token in mind."""
+        tokens = request.computed_tokens
+        if request in self._parked or not self._fits(self._blocks(self._room(request, tokens + 1))):
+            return None
+        return self._admit(request, tokens)
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """What the holders hold and what is free make up all blocks, and the histogram counts those on demand."""
         holders = list(holders)
         if len({request for request, _ in holders} & set(self._holdings)) != max(len(holders), len(self._holdings)):
             raise InvariantError("the holders of KV blocks are not those who were given some")
-        held, due = 0, [0] * (2 * self._period)
+        held, due = self.parked_blocks, [0] * (2 * self._period)
         for request, tokens in holders:
             holding = self._holdings[request]
             held += self._held(holding, self._stored(request, holding, tokens))
@@ -169,8 +176,9 @@ class ReservedKV(PagedKV):
         self.free_blocks -= blocks
         return Holding(blocks)
 
-    def _give_back(self, holding: Holding, blocks: int) -> None:
-        self.free_blocks += blocks
+    def _give_back(self, holding: Holding, stored: int) -> None:
+        self.free_blocks += self._held(holding, stored)
+        self.stored_tokens -= stored
 
     # ---- arithmetic
     def _room(self, request: Request, tokens: int) -> int:
@@ -205,6 +213,20 @@ class ReservedKV(PagedKV):
         self.stored_tokens += min(total, holding.most_tokens)
         request.reserved_tokens = total
         return GRANTED
+
+    def _leave(self, request: Request) -> tuple[Holding, int]:
+        """The request stores no more and holds nothing in its own name: what it held, and how much it stored."""
+        holding = self._holdings.pop(request)
+        stored = self._stored(request, holding, request.computed_tokens)
+        if holding.stop_step >= 0:
+            self._stop(holding)
+        request.reserved_tokens = 0
+        return holding, stored
+
+    def _free_parked(self, request: Request) -> None:
+        holding, stored = self._copied.pop(request), self._parked.pop(request)
+        self.parked_blocks -= self._held(holding, stored)
+        self._give_back(holding, stored)
 
     def _expect(self, holding: Holding, step: int) -> None:
         holding.event_step = step

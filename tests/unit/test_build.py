@@ -17,6 +17,7 @@ from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, bui
 from sim.documents import canonical_json
 from sim.errors import ConfigError
 from sim.predictors import QuantilePredictor
+from sim.presets import load_preset
 from sim.resolved import resolved, resolved_yaml
 from sim.run import run_setup
 from sim.scenario import load_scenario
@@ -51,7 +52,8 @@ def test_what_is_written_wins_over_the_preset() -> None:
     ).engine
     assert not engine.async_scheduling
     assert not engine.kv_cache["enable_prefix_caching"]
-    assert engine.host == {"step_s": 264e-6, "sequence_s": 0.0, "token_s": 2e-6}
+    preset = load_preset("vllm-v1").host
+    assert engine.host == preset.model_dump() | {"token_s": 2e-6}
 
 
 @pytest.mark.parametrize(
@@ -211,11 +213,35 @@ def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> Non
     assert again.scheme.kept == first.scheme.kept
 
 
-def test_a_predictor_is_checked_where_it_is_written() -> None:
-    """An impossible option is an error of the key that holds it, before anything runs."""
-    with pytest.raises(ConfigError, match="between 0 and 10") as caught:
-        setup(engine__length_predictor="noisy", engine__length_predictor__sigma=-1)
-    assert caught.value.key == "engine.length_predictor.sigma"
+@pytest.mark.parametrize(
+    ("key", "kind", "option", "value", "problem"),
+    [
+        ("length_predictor", "noisy", "sigma", -1, "greater than or equal to 0"),
+        ("length_predictor", "quantile", "quantile", 1.1, "less than or equal to 1"),
+        ("length_predictor", "quantile", "window", 0, "greater than or equal to 1"),
+        ("scheduler", "dynamic", "max_wait_ms", "long", "number"),
+        ("scheduler", "continuous", "priority", "prefil", "prefill"),
+        ("scheduler", "continuous", "mixed", 3, "boolean|true or false"),
+        ("scheduler", "static", "paddin", True, "padding"),
+        ("scheduler", "sglang", "max_num_seqs", 4, "unknown option of sglang"),
+        ("scheduling_policy", "fair_share", "output_weight", 0.5, "integer|whole number"),
+    ],
+)
+def test_options_of_policies_are_checked(key: str, kind: str, option: str, value: Any, problem: str) -> None:
+    """A name, a type or a limit that is wrong is an error of the key that holds it, before anything runs."""
+    with pytest.raises(ConfigError, match=problem) as caught:
+        setup(**{f"engine__{key}": kind, f"engine__{key}__{option}": value})
+    assert caught.value.key == f"engine.{key}.{option}"
+
+
+def test_what_a_policy_needs_besides_comes_with_it() -> None:
+    """Shortest predicted first needs guesses; priorities say who gives way. Both can be overruled."""
+    assert setup().engine.length_predictor is None
+    assert setup(engine__scheduling_policy="shortest_predicted").engine.length_predictor == {"kind": "oracle"}
+    assert setup().engine.preemption_victim == "newest"
+    assert setup(engine__scheduling_policy="priority").engine.preemption_victim == "lowest_priority"
+    overruled = setup(engine__scheduling_policy="priority", engine__preemption_victim="newest")
+    assert overruled.engine.preemption_victim == "newest"
 
 
 def test_replicas_share_no_predictor() -> None:
@@ -243,6 +269,7 @@ def test_parallel_layouts_count_gpus_and_memory() -> None:
 def test_limits_of_a_lane_are_planned_for_all_lanes() -> None:
     """Two stages plan two budgets per round, two data-parallel groups also twice the sequences."""
     given = {"engine__max_num_seqs": 16, "engine__max_num_batched_tokens": 64}
+    given |= {"engine__host__request_s": 0, "engine__host__prompt_token_s": 0}  # all prompts arrive at once
     for key in ("pipeline_parallel_size", "data_parallel_size"):
         result = run_setup(setup(model=MOE, **{f"engine__{key}": 2}, **given))
         assert set(result.requests["output_tokens"]) == {5}

@@ -34,12 +34,12 @@ class Drained(ContinuousScheduler):
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
         if self._running:
-            return self._decode()
+            return self._all_decode()
         if self.padded and self._waiting.size:
             self._pad()
         return super().plan(now_ps)
 
-    def _decode(self) -> StepPlan:
+    def _all_decode(self) -> StepPlan:
         waiting, self._waiting.size = self._waiting.size, 0
         plan = super().plan(0)
         self._waiting.size += waiting
