@@ -155,7 +155,8 @@ class Static(Policy):
         if self.replica.running:
             room = self.make_room()
             left = any(s.promised < s.job.output for s in self.decodes)
-            return (self.decodes, []) if room and (left or not self.preempted) else None
+            if self.replica.running:
+                return (self.decodes, []) if room and (left or not self.preempted) else None
         if not self.due():
             return None
         waiting, count = self.replica.waiting()[: self.seats], 0
