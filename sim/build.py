@@ -32,6 +32,7 @@ from sim.engine_settings import Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
+from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
 from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
@@ -86,6 +87,16 @@ PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
 }
 """By way of matching: what takes the place of `paged` when prefix caching is enabled and prompts have something known
 about them."""
+FORKING: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": ForkedKV,
+}
+FORKING_PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
+    "hash_block": ForkedPrefixCachedKV,
+    "radix": ForkedRadixCachedKV,
+}
+"""What takes the place of either when requests have several sequences."""
+FORKING_SCHEDULERS = ("chunked", "continuous")
+"""Those that keep seats for the sequences to come."""
 PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
     "oracle": OraclePredictor,
     "noisy": NoisyPredictor,
@@ -173,10 +184,11 @@ class Setup:
     def _allocator(self) -> KVAllocator:
         options = dict(self.engine.kv_cache["allocator"])
         kind = options.pop("kind")
-        make = ALLOCATORS[kind]
+        forks = self.spec.sequences > 1
+        make = (FORKING if forks else ALLOCATORS)[kind]
         if self.shares_prefixes:
             prefix_cache = self.engine.kv_cache["prefix_cache"]
-            make = PREFIX_CACHES[prefix_cache["match"]]
+            make = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[prefix_cache["match"]]
             options["eviction"] = prefix_cache["eviction"]
         if self.bound_tokens is not None:
             make = BOUNDED.get(kind, make)
@@ -229,6 +241,8 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
+    if spec.sequences > 1:
+        _check_sequences(loaded, written, engine, architecture)
     with written.blamed():
         workload = build_workload(
             spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=written.document.path
@@ -240,6 +254,30 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,
     )  # fmt: skip
+
+
+def _check_sequences(
+    loaded: LoadedScenario, written: WrittenWorkload, engine: Engine, architecture: ModelArchitecture
+) -> None:
+    """What requests with several sequences do not go with."""
+    spec, error = written.spec, loaded.document.error
+    asked = "n" if spec.beam_width is None else "beam_width"
+    allocator, scheduler = engine.kv_cache["allocator"]["kind"], engine.scheduler["kind"]
+    if allocator not in FORKING:
+        raise error(("engine", "kv_cache", "allocator"), f"shares no blocks among the sequences of a request ({asked})",
+                    value=allocator, choices=sorted(FORKING))  # fmt: skip
+    if scheduler not in FORKING_SCHEDULERS:
+        raise error(("engine", "scheduler"), f"keeps no seats for the sequences of a request ({asked})",
+                    value=scheduler, choices=FORKING_SCHEDULERS)  # fmt: skip
+    if (architecture.kv_limit_tokens or engine.max_model_len) < engine.max_model_len:
+        raise error(("engine", "kv_cache", "sliding_window"), "writes over blocks that the sequences of a request "
+                    f"share ({asked})", value=architecture.kv_limit_tokens)  # fmt: skip
+    if spec.beam_width is not None and engine.async_scheduling:
+        raise error(("engine", "async_scheduling"), "must be false with beam_width: which beams live is known only "
+                    "when the step before has ended", value=True)  # fmt: skip
+    if spec.sequences > engine.max_num_seqs:
+        raise written.document.error((*written.at, asked), f"exceeds max_num_seqs ({engine.max_num_seqs}): a sequence "
+                                     "takes a seat", value=spec.sequences)  # fmt: skip
 
 
 def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:

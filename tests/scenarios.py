@@ -18,7 +18,7 @@ from naive import Job, Outcome, simulate_naively
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS
+from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES, ROUTERS, SCHEDULERS
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
@@ -27,6 +27,7 @@ from sim.engine.router import Router
 from sim.request import NO_TRAITS, Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
+from sim.sequences import BeamSearch, with_sequences
 from sim.step import NO_LIMIT
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -91,6 +92,10 @@ class Scenario:
     """Whether hashes go on beyond the prompt, to the longest output."""
     match: str = "hash_block"
     eviction: str = "lru"
+    sequences: int = 1
+    """The most sequences that a request may have."""
+    switch_probability: float | None = None
+    """Of a beam after each token; None: sequences are samples."""
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -117,7 +122,21 @@ class Scenario:
         traits = Traits(
             prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens, hashes_output=self.names_answers
         )
-        return Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        request = Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        lengths = self.lengths(row)
+        return with_sequences(request, lengths, self.beams(len(lengths))) if len(lengths) > 1 else request
+
+    def lengths(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
+        """Output lengths of the sequences of a row: those of beams are equal."""
+        rng = random.Random(row[0] + 1)
+        more = rng.randint(0, self.sequences - 1)
+        if self.switch_probability is not None:
+            return (row[3],) * (1 + more)
+        return (row[3], *(rng.randint(1, row[4]) for _ in range(more)))
+
+    def beams(self, width: int) -> BeamSearch | None:
+        """How beams are replaced, if there are any."""
+        return None if self.switch_probability is None else BeamSearch(width, self.switch_probability)
 
     def hashes(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
         """What the prompt of a row holds: equal hashes mean something only after equal beginnings.
@@ -130,6 +149,15 @@ class Scenario:
         blocks = -(-(row[2] + row[4] * self.names_answers) // self.prefix_tokens)
         blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
         return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
+
+
+def with_forks(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with several samples or beams per request."""
+    return replace(
+        scenario,
+        sequences=rng.randint(1, min(6, scenario.max_num_seqs)),
+        switch_probability=rng.choice([None, None, 0.02, 0.3, 1.0]),
+    )
 
 
 Pick = Callable[[Sequence[Any]], Any]
@@ -283,12 +311,12 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    cached = PREFIX_CACHES[scenario.match] if scenario.prefix_tokens else None
-    kv = (
-        cached(scenario.num_blocks, scenario.block_size, eviction=scenario.eviction)
-        if cached
-        else ALLOCATORS["paged"](scenario.num_blocks, scenario.block_size)
-    )
+    forks = scenario.sequences > 1
+    if scenario.prefix_tokens:
+        cached = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[scenario.match]
+        kv = cached(scenario.num_blocks, scenario.block_size, eviction=scenario.eviction)
+    else:
+        kv = (FORKING if forks else ALLOCATORS)["paged"](scenario.num_blocks, scenario.block_size)
     batch = DecodeBatch(scenario.spans)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](

@@ -14,8 +14,9 @@ from sim.engine.recorder import Recorder
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.predictors import LengthPredictor
-from sim.request import NO_REASON, RUNNING, WAITING, Reason, Request, State
+from sim.request import NO_REASON, RUNNING, Reason, Request
 from sim.schedulers.base import Scheduler
+from sim.sequences import sequences_of
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
 
 
@@ -75,6 +76,7 @@ class Replica(Lifecycle):
     def submit(self, request: Request) -> None:
         """A request arrives."""
         self.outstanding += 1
+        self._sequences += 1
         if self._predictor is not None:
             request.predicted_output_tokens = self._predictor.predict(request)
         if self._scheduler.submit(request) or self._plan is None:
@@ -87,16 +89,15 @@ class Replica(Lifecycle):
     def time_out(self, request: Request) -> None:
         """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
         now = self._now
-        if request.state is WAITING and request.segment_start_ps <= now:
-            request.state = State.ABORTED
-            self._scheduler.abort(request)
-            self._close(request, Reason.CLIENT_TIMEOUT, now)
-        elif request.state in (WAITING, RUNNING):
+        left = [sequence for sequence in sequences_of(request) if sequence.state <= RUNNING]
+        if any(sequence.state is RUNNING or sequence.segment_start_ps > now for sequence in left):
             self._gone.append(request)
             if self._plan is None and (self._boundary_ps == now or self._free_ps <= now):
                 self._end_gone(now)
                 if self._drains:
                     self._drain(now)
+        elif left:
+            self._abort(left, now)
         else:
             return
         self._interrupt()
@@ -167,7 +168,7 @@ class Replica(Lifecycle):
         limit = self._fill_shape(plan)
         self._plan = plan
         self._running = running = self._scheduler.num_running
-        self._waiting = self.outstanding - running
+        self._waiting = self._sequences - running
         self._start = start = now if now > self._free_ps else self._free_ps
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
@@ -198,6 +199,9 @@ class Replica(Lifecycle):
             self._end_requests(now)
         if chunks and self._lead:  # they are in flight: what they emit is not due yet
             self._apply_chunks(chunks)
+        switches = self._switches
+        if switches and switches[0][0] <= batch.steps:
+            self._switch_beams()
         queue = env._queue
         if queue and queue[0][0] == now:
             self._plan_soon()  # something else happens at this very instant
@@ -222,6 +226,8 @@ class Replica(Lifecycle):
             to_finish = last + self._lead - batch.steps
             if to_finish < limit:
                 limit = to_finish
+            if self._switches and self._switches[0][0] - batch.steps < limit:
+                limit = self._switches[0][0] - batch.steps
             if batch.spans:
                 limit = batch.steps_to_crossing(limit)
             limit = self._kv.growth_limit(limit)
@@ -288,7 +294,7 @@ class Replica(Lifecycle):
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
                 prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
-                kv.stranded_blocks,
+                kv.stranded_blocks, kv.shared_blocks,
             ))  # fmt: skip
 
     def stop(self) -> None:

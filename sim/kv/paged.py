@@ -30,7 +30,7 @@ class PagedKV:
 
     __slots__ = (
         "_due", "_fixed", "_growing", "_parked", "_period", "_phase", "_watermark", "block_tokens", "free_blocks",
-        "parked_blocks", "stored_tokens", "total_blocks",
+        "parked_blocks", "shared_blocks", "stored_tokens", "total_blocks",
     )  # fmt: skip
     stranded_blocks: ClassVar[int] = 0
 
@@ -40,7 +40,7 @@ class PagedKV:
         self._watermark = int(watermark * total_blocks)
         self._period = block_tokens  # steps after which a growing request needs blocks again
         self._due = [0] * (2 * block_tokens)
-        self._phase = self._growing = self.stored_tokens = self.parked_blocks = 0
+        self._phase = self._growing = self.stored_tokens = self.parked_blocks = self.shared_blocks = 0
         self._parked: dict[Request, int] = {}  # tokens of requests that are being copied elsewhere
 
     def blocks_for(self, request: Request) -> int:
@@ -148,6 +148,8 @@ class PagedKV:
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """Free and held blocks add up, and the histogram counts exactly the growing requests."""
+        if self.shared_blocks:
+            raise InvariantError(f"{self.shared_blocks} shared KV blocks too many are counted")
         held, growing = self.parked_blocks, 0
         for request, tokens in holders:
             growing += request.reserved_tokens == GROWING

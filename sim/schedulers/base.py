@@ -48,6 +48,13 @@ class Scheduler(Protocol):
         """The next step's work. Preempted requests are waiting again and hold no memory when this returns."""
         ...
 
+    def fork(self, child: Request) -> None:
+        """A sequence begins where a running one has completed its prompt; it takes a seat that was kept for it.
+
+        A request is admitted only with a seat for itself and each of its `forks`.
+        """
+        ...
+
     def finish(self, request: Request) -> None:
         """A running request has ended (completed or aborted); its memory has been released."""
         ...

@@ -67,8 +67,10 @@ class ContinuousScheduler(SeatedScheduler):
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:
         """Whole prompts in order while there is budget, a seat and room; the budget that is left."""
         kv, waiting, running = self._kv, self._waiting, self._running
-        while waiting.size and len(running) < self._max_num_seqs:
+        while waiting.size and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
+            if request.forks and not self._seats_for(request):
+                break
             tokens = request.target_tokens
             if tokens > budget and tokens - kv.find_cached(request) > budget:
                 break

@@ -104,6 +104,11 @@ class FairShareQueue:
         tenant.queue.discard(request)
         self.size -= 1
 
+    def forked(self, child: Request) -> None:
+        """A sequence begins beside one that was charged for the prompt of both."""
+        self._bases[child] = 0
+        self._due = True
+
     def ended(self, request: Request) -> None:
         """An admitted request runs no more; its token counts are current."""
         self._left.append(request)

@@ -52,7 +52,8 @@ class SeatedScheduler:
         self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self._waiting: Queue = FcfsQueue() if queue is None else queue
         self._accounts = queue if isinstance(queue, FairShareQueue) else None
-        self._running: dict[int, Request] = {}  # in order of admission
+        self._running: dict[int, Request] = {}  # in order of admission; sequences that forked when they begin
+        self._kept_seats = 0  # for sequences that begin when the prompt of a running request is complete
         # By rank, the lowest first: (-priority, -arrival, -id, preemptions when it was admitted, request).
         self._ranks: list[tuple[int, int, int, int, Request]] | None = None if preemption_victim == "newest" else []
 
@@ -84,8 +85,18 @@ class SeatedScheduler:
             return False
         return self._kv.can_reserve(request, self._first_chunk(request))
 
+    def fork(self, child: Request) -> None:
+        """The child is the one admitted last, in a seat that was kept for it."""
+        self._kept_seats -= 1
+        self._running[child.id] = child
+        if self._ranks is not None:
+            heappush(self._ranks, _rank(child))
+        if self._accounts is not None:
+            self._accounts.forked(child)
+
     def finish(self, request: Request) -> None:
-        """The request's seat is free."""
+        """The request's seat is free, and those that were kept for its forks."""
+        self._kept_seats -= request.forks
         del self._running[request.id]
         if self._accounts is not None:
             self._accounts.ended(request)
@@ -93,6 +104,10 @@ class SeatedScheduler:
     def abort(self, request: Request) -> None:
         """A waiting request is gone."""
         self._waiting.discard(request)
+
+    def _seats_for(self, request: Request) -> bool:
+        """Whether there is a seat for every sequence of a waiting request."""
+        return len(self._running) + self._kept_seats + request.forks < self._max_num_seqs
 
     def _first_chunk(self, request: Request) -> int:
         """Tokens that must fit before a waiting request can be admitted."""
@@ -103,9 +118,9 @@ class SeatedScheduler:
         self._waiting.pop()
         request.state = RUNNING
         self._running[request.id] = request
+        self._kept_seats += request.forks
         if self._ranks is not None:
-            rank = -request.traits.priority, -request.arrival_ps, -request.id, request.preemptions, request
-            heappush(self._ranks, rank)
+            heappush(self._ranks, _rank(request))
         if not grant.cached_tokens:
             return tokens
         request.computed_tokens = grant.cached_tokens
@@ -155,6 +170,7 @@ class SeatedScheduler:
 
     def _preempt(self, victim: Request) -> None:
         """Back to the queue, to be recomputed: prompt and what was emitted."""
+        self._kept_seats -= victim.forks
         del self._running[victim.id]
         if victim.joined_step >= 0:
             self._batch.leave(victim, self._batch.steps)
@@ -168,3 +184,7 @@ class SeatedScheduler:
     def _requeue(self, victim: Request) -> None:
         """To the front, or to its place in the order."""
         self._waiting.push_front(victim)
+
+
+def _rank(request: Request) -> tuple[int, int, int, int, Request]:
+    return -request.traits.priority, -request.arrival_ps, -request.id, request.preemptions, request
