@@ -138,6 +138,7 @@ def summarise(
     summary |= fairness(requests, result.facts)
     summary |= _slo(result, completed, summary, samples)
     summary |= _steps(result, summary["duration"])
+    summary["swap"] = result.facts.get("swap")
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
     verdict = judge(requests, arrival_kind(result.manifest))
     summary |= {
