@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
+from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
-from sim.engine_settings import Engine, check_policies, resolve_engine
+from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
+from sim.kv.host_pool import HostPool
 from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
@@ -48,6 +50,7 @@ from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
 from sim.schedulers.dynamic import DynamicScheduler
 from sim.schedulers.fair_share import FairShareQueue
+from sim.schedulers.mover import Mover
 from sim.schedulers.queue_order import FcfsQueue, Queue, by_prediction, by_priority, by_prompt
 from sim.schedulers.sglang import SglangScheduler
 from sim.schedulers.static import StaticScheduler
@@ -55,8 +58,8 @@ from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import QuantScheme
-from sim.step import NO_LIMIT
-from sim.units import PS_PER_S, ceil_div
+from sim.step import IN, NO_LIMIT, OUT
+from sim.units import PS_PER_S, ceil_div, to_ps
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload, find_trace
 from sim.workloads.spec import WorkloadSpec
@@ -114,6 +117,7 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
 }
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
+    ("engine", "scheduling_policy"): QUEUE_ORDERS,
     ("engine", "kv_cache", "allocator"): ALLOCATORS,
     ("engine", "kv_cache", "prefix_cache", "match"): PREFIX_CACHES,
     ("engine", "length_predictor"): PREDICTORS,
@@ -157,18 +161,33 @@ class Setup:
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
         kv = self._allocator()
-        options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
             cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
             options["long_prefill_token_threshold"] = min(cap, budget)
+        offload = engine.kv_cache.get("offload")
+        host = None if offload is None else HostPool(offload["capacity"])
+        if offload is not None:
+            options["mover"] = Mover(
+                kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
+                fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
+            )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
-            max_num_batched_tokens=budget * lanes, **options,
+            max_num_batched_tokens=budget * lanes, preemption_victim=engine.preemption_victim,
+            queue=QUEUE_ORDERS[engine.scheduling_policy["kind"]](**options_of(engine.scheduling_policy)), **options,
         )  # fmt: skip
         predictor = _predictor(engine, self.scenario.seed)
-        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
+        parts = ReplicaParts(
+            scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor,
+            engine.max_queued_requests,
+        )  # fmt: skip
+        if offload is None:
+            return parts
+        rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
+        return replace(parts, links={OUT: rate, IN: rate}, overlap=offload["overlap"], host=host)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -223,8 +242,6 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     scheme = quantization_of(loaded, architecture)
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
-    with blamed(("engine", "length_predictor"), under=("engine", "length_predictor")):
-        _predictor(engine, scenario.seed)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
@@ -241,6 +258,9 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
+    if spec.sequences > 1 and engine.preemption_mode == "swap":
+        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that "
+                                    "sequences share cannot be swapped", value="swap")  # fmt: skip
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():
@@ -284,8 +304,7 @@ def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
     """What guesses output lengths on one replica, if anything does."""
     if engine.length_predictor is None:
         return None
-    options = dict(engine.length_predictor)
-    return PREDICTORS[options.pop("kind")](seed, **options)
+    return PREDICTORS[engine.length_predictor["kind"]](seed, **options_of(engine.length_predictor))
 
 
 def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:

@@ -17,11 +17,22 @@ from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
+from sim.units import GIB
 
+CHUNKING = ("chunked", "sglang")
+"""Schedulers that split prompts, so that a step need not hold the longest one."""
 _NOT_OPTIONS = {
     "max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "max_model_len", "bound_tokens",
+    "queue", "preemption_victim", "mover",
 }  # fmt: skip
 """What constructors of policies are given from settings of their own."""
+
+
+RESTORING = ("chunked", "continuous")
+"""Schedulers that admit requests whose keys and values are elsewhere."""
+PCIE_SHARE = 0.78
+"""Of the nominal PCIe rate that large copies reach one way: about 50 of 64 GB/s on the H100, as measured for vLLM's KV
+offloading (vLLM blog, January 2026)."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Engine:
 
     preset: str
     scheduler: dict[str, Any]
+    scheduling_policy: dict[str, Any]
+    preemption_victim: str
     max_num_seqs: int
     max_num_batched_tokens: int
     long_prefill_token_threshold: int
@@ -45,6 +58,8 @@ class Engine:
     pipeline_parallel_size: int
     data_parallel_size: int
     expert_parallel_size: int
+    preemption_mode: str
+    max_queued_requests: int | None
     async_scheduling: bool
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
@@ -70,8 +85,11 @@ def resolve_engine(
         preset = load_preset(given.preset)
     seqs, budget = preset.limits(gpu)
     scheduler = given.scheduler or Policy(kind=preset.scheduler)
+    order, predictor = given.scheduling_policy, given.length_predictor
+    if predictor is None and order.kind == "shortest_predicted":
+        predictor = Policy(kind="oracle")
     max_model_len = given.max_model_len or architecture.max_model_len
-    if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
+    if given.max_num_batched_tokens is None and scheduler.kind not in CHUNKING:
         budget = max(budget, max_model_len)  # vLLM V0: without chunks, the longest prompt must fit one step
     if given.max_num_batched_tokens is None and given.max_num_seqs is not None:
         budget = max(budget, given.max_num_seqs)
@@ -80,12 +98,14 @@ def resolve_engine(
     engine = Engine(
         preset=given.preset,
         scheduler=scheduler.as_dict(),
+        scheduling_policy=order.as_dict(),
+        preemption_victim=given.preemption_victim or ("lowest_priority" if order.kind == "priority" else "newest"),
         max_num_seqs=given.max_num_seqs or seqs,
         max_num_batched_tokens=given.max_num_batched_tokens or budget,
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
         max_model_len=max_model_len,
         gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache=resolve_kv_cache(loaded, preset),
+        kv_cache=resolve_kv_cache(loaded, preset) | _offload(loaded, gpu, scheduler.kind),
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
         num_gpu_blocks_override=given.num_gpu_blocks_override,
@@ -99,13 +119,33 @@ def resolve_engine(
         pipeline_parallel_size=given.pipeline_parallel_size,
         data_parallel_size=given.data_parallel_size,
         expert_parallel_size=_expert_parallel(loaded, architecture),
+        preemption_mode=given.preemption_mode,
+        max_queued_requests=given.max_queued_requests,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
-        length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
+        length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
+
+
+def _offload(loaded: LoadedScenario, gpu: Gpu, scheduler: str) -> dict[str, Any]:
+    """The host's share in swapping. Each GPU has its own link to the host, and vLLM V0's 4 GiB of its memory."""
+    given = loaded.scenario.engine
+    if given.preemption_mode != "swap":
+        return {}
+    if scheduler not in RESTORING:
+        raise loaded.document.error(("engine", "preemption_mode"), f"the {scheduler} scheduler recomputes who is "
+                                    f"preempted; swap needs {' or '.join(RESTORING)}", value="swap")  # fmt: skip
+    spec, gpus = given.kv_cache.offload, given.tensor_parallel_size * given.pipeline_parallel_size
+    offload = {
+        "capacity": spec.capacity or 4 * GIB * gpus,
+        "bandwidth": spec.bandwidth or round(PCIE_SHARE * gpu.pcie_bytes_per_s) * gpus,
+        "latency_s": spec.latency_s,
+        "overlap": spec.overlap,
+    }
+    return {"offload": offload}
 
 
 def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:
@@ -114,7 +154,7 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
     if budget < engine.max_num_seqs:
         raise error(("engine", "max_num_batched_tokens"), f"must be at least max_num_seqs ({engine.max_num_seqs})",
                     value=budget)  # fmt: skip
-    if engine.scheduler["kind"] != "chunked" and budget < engine.max_model_len:
+    if engine.scheduler["kind"] not in CHUNKING and budget < engine.max_model_len:
         raise error(("engine", "max_num_batched_tokens"),
                     f"must be at least max_model_len ({engine.max_model_len}) when prompts are not chunked",
                     value=budget)  # fmt: skip
@@ -161,6 +201,7 @@ def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[st
     given = loaded.scenario.engine
     named = {
         ("engine", "scheduler"): given.scheduler,
+        ("engine", "scheduling_policy"): given.scheduling_policy,
         ("engine", "kv_cache", "allocator"): given.kv_cache.allocator,
         ("engine", "kv_cache", "prefix_cache", "match"): _named(given.kv_cache.prefix_cache.match),
         ("engine", "length_predictor"): given.length_predictor,
@@ -196,6 +237,11 @@ def _options_model(policy: Callable[..., Any], names: list[str]) -> type[BaseMod
     types = get_type_hints(getattr(policy, "__init__", policy), include_extras=True)
     fields: dict[str, Any] = {name: (types[name], None) for name in names}
     return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def options_of(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside the name of a policy."""
+    return {key: value for key, value in policy.items() if key != "kind"}
 
 
 def _sampling(given: str, architecture: ModelArchitecture) -> str:

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -26,11 +28,27 @@ from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
 from sim.presets import Seconds
 from sim.slo import check_objective
+from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 _MOST = 2**31 - 1
+_POLICY_KEYS = ("scheduler", "scheduling_policy", "length_predictor", "allocator", "router")
+
+
+def _read_bytes(raw: Any) -> Any:
+    if not isinstance(raw, str):
+        return raw
+    return round(quantity(raw, BYTES_PER_S if raw.rstrip().endswith("/s") else BYTES))
+
 
 Count = Annotated[int, Field(gt=0, le=_MOST)]
+ByteCount = Annotated[
+    int,
+    BeforeValidator(_read_bytes),
+    Field(gt=0, le=2**62),
+    WithJsonSchema({"type": ["string", "integer"], "description": "bytes with their unit, such as '16 GiB', or bare"}),
+]
+"""Bytes, or bytes per second, as people write them."""
 Objective = Annotated[str, AfterValidator(check_objective)]
 LimitValue = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -59,6 +77,19 @@ class Policy(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+class OffloadSpec(BaseModel):
+    """Host memory for the keys and values of preempted requests, and the way there."""
+
+    model_config = _STRICT
+
+    capacity: ByteCount | None = Field(default=None, description="of a replica, such as 16 GiB; default: 4 GiB per GPU")
+    bandwidth: ByteCount | None = Field(
+        default=None, description="each way, all GPUs of a replica together, such as 50 GB/s; default: from the profile"
+    )
+    latency_s: Seconds = Field(default=0.0, description="of every copy besides, such as 10 us")
+    overlap: bool = Field(default=False, description="steps go on while copies are under way (false: vLLM V0)")
 
 
 class PrefixCacheSpec(BaseModel):
@@ -95,6 +126,9 @@ class KVCacheSpec(BaseModel):
         default=None, ge=0, le=_MOST, description="keep the first so many as well; StreamingLLM found 4 enough"
     )
     prefix_cache: PrefixCacheSpec = Field(default_factory=PrefixCacheSpec, description="how prefixes are matched")
+    offload: OffloadSpec = Field(
+        default_factory=OffloadSpec, description="where preempted requests go with preemption_mode: swap"
+    )
 
 
 class HostSpec(BaseModel):
@@ -115,7 +149,20 @@ class EngineSpec(BaseModel):
     model_config = _STRICT
 
     preset: str = Field(default="vllm-v1", description="engine whose defaults fill what is left out")
-    scheduler: Policy | None = Field(default=None, description="chunked or continuous (prefill first)")
+    scheduler: Policy | None = Field(
+        default=None,
+        description="what a step computes: chunked (prompts in pieces beside the decodes), continuous (whole prompts), "
+        "sglang, static or dynamic; `roofserve list schedulers`",
+    )
+    scheduling_policy: Policy = Field(
+        default=Policy(kind="fcfs"),
+        description="order of the waiting queue: fcfs, priority, shortest_prompt, shortest_predicted or fair_share",
+    )
+    preemption_victim: Literal["newest", "lowest_priority"] | None = Field(
+        default=None,
+        description="who gives way when memory is short; default: newest, under scheduling_policy: priority "
+        "lowest_priority",
+    )
     max_num_seqs: Count | None = Field(default=None, description="most sequences in one step")
     max_num_batched_tokens: Count | None = Field(default=None, description="most new tokens in one step")
     long_prefill_token_threshold: int | None = Field(
@@ -148,11 +195,17 @@ class EngineSpec(BaseModel):
     expert_parallel_size: Count | None = Field(
         default=None, description="groups of GPUs that hold whole experts (SGLang --ep-size); default: all or one"
     )
+    preemption_mode: Literal["recompute", "swap"] = Field(
+        default="recompute", description="what becomes of preempted requests (vLLM V0): swap copies them to the host"
+    )
+    max_queued_requests: Count | None = Field(
+        default=None, description="arrivals are rejected while so many wait (SGLang --max-queued-requests)"
+    )
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
     length_predictor: Policy | None = Field(
         default=None,
         description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
-        "window); without one they see the longest output allowed",
+        "window); without one they see the longest output allowed, but shortest_predicted takes the oracle",
     )
     sampling: Literal["auto", "greedy", "filtered"] = Field(
         default="auto",
@@ -261,7 +314,7 @@ def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
     if depth == len(key):
         return value
     part = key[depth]
-    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router", "length_predictor", "allocator"):
+    if isinstance(here, str) and key[depth - 1] in _POLICY_KEYS:
         here = {"kind": here}
     if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]

@@ -105,6 +105,10 @@ class KVAllocator(Protocol):
         """
         ...
 
+    def stored_after(self, steps: int) -> int:
+        """Tokens stored once the growing requests have done `steps` more steps, as for `used_after`."""
+        ...
+
     def advance(self, steps: int) -> None:
         """The growing requests have done `steps` steps; at most `growth_limit` of them."""
         ...

@@ -111,6 +111,10 @@ class ReservedKV(PagedKV):
             steps = events[0][0] - self._steps
         return super().growth_limit(steps)
 
+    def stored_after(self, steps: int) -> int:
+        """Requests that have not stored all they may store a token per step."""
+        return self.stored_tokens + steps * self._filling
+
     def advance(self, steps: int) -> None:
         """Commit the growth of a run, and the events at its end."""
         self.free_blocks -= self._grown(steps)

@@ -38,9 +38,9 @@ class ChunkedScheduler(SeatedScheduler):
         if self._kv.shortage():
             preempted = self._make_room()
             if self._kv.shortage():
-                return StepPlan((), False, preempted)
+                return StepPlan((), False, preempted, transfers=self._take_copies())
         if not self._prefilling and not self._waiting.size:
-            return DECODE if self._running else IDLE
+            return DECODE if self._batch.count else IDLE
         return self._with_chunks(preempted)
 
     def _with_chunks(self, preempted: list[Request] | None) -> StepPlan | Idle:
@@ -51,13 +51,17 @@ class ChunkedScheduler(SeatedScheduler):
             budget, preempted = self._continue_prefills(chunks, budget, preempted)
         if self._waiting.size and not preempted:
             self._admit(chunks, budget)
-        if chunks or preempted:
-            return StepPlan(chunks, self._batch.count > 0, preempted)
-        return DECODE if self._running else IDLE
+        if chunks or preempted or self._copies:
+            return StepPlan(chunks, self._batch.count > 0, preempted, transfers=self._take_copies())
+        return DECODE if self._batch.count else IDLE
 
     def _first_chunk(self, request: Request) -> int:
-        budget = self._max_num_batched_tokens - self._batch.count
-        return min(request.target_tokens, budget, self._cap)
+        return self._chunk(request.target_tokens, self._max_num_batched_tokens - self._batch.count)
+
+    def _chunk(self, missing: int, budget: int) -> int:
+        """The least of what a prompt misses, the budget and the cap."""
+        tokens = missing if missing < budget else budget
+        return tokens if tokens < self._cap else self._cap
 
     def _continue_prefills(
         self, chunks: list[tuple[Request, int]], budget: int, preempted: list[Request] | None
@@ -65,12 +69,14 @@ class ChunkedScheduler(SeatedScheduler):
         """Chunks for prompts under way; preempts newest-first when one does not fit, the prompt itself at the last."""
         self._prefilling = [r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is RUNNING]
         for request in self._prefilling:
-            tokens = min(budget, request.target_tokens - request.computed_tokens, self._cap)
+            tokens = self._chunk(request.target_tokens - request.computed_tokens, budget)
             while tokens and request.state is RUNNING:
                 if self._kv.reserve(request, tokens) is not None:
                     chunks.append((request, tokens))
                     budget -= tokens
                     break
+                if self._kv.parked_blocks:
+                    break  # what is being copied elsewhere will make room
                 decodes = self._batch.count
                 victim = self._victim({planned.id for planned, _ in chunks})
                 if victim is None:
@@ -84,9 +90,14 @@ class ChunkedScheduler(SeatedScheduler):
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
         while waiting.size and budget > 0 and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
+            if request.computed_tokens:
+                if not self._restore(request):
+                    return
+                budget -= request.joined_step >= 0  # it decodes in this step
+                continue
             if request.forks and not self._seats_for(request):
                 return
-            tokens = min(budget, request.target_tokens, self._cap)
+            tokens = self._chunk(request.target_tokens, budget)
             grant = kv.reserve(request, tokens)
             if grant is None:
                 return
