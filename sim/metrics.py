@@ -348,9 +348,9 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "mean_internal_fragmentation_share": _per(unused, blocks),
         "mean_stranded_share": _per(stranded, blocks),
         "mean_free_share": 1.0 - _per(used + stranded, blocks),
-        "filled_share_of_used": _per(filled, used),
-        "reserved_share_of_used": _per(reserved, used),
-        "internal_fragmentation_share_of_used": _per(unused, used),
+        "mean_filled_share_of_used": _per(filled, used),
+        "mean_reserved_share_of_used": _per(reserved, used),
+        "mean_internal_fragmentation_share_of_used": _per(unused, used),
         "shared_fraction": _per(shared, used + shared),
     }
 
