@@ -30,10 +30,10 @@ class StepTimes:
         if steps > self.steps:
             raise ValueError(f"the run has {self.steps} steps, not {steps}")
         for first, start, a, b, _ in reversed(self.pieces):
-            if steps >= first:
-                break
-        n = steps - first
-        return start + n * a + b * (n * (n - 1) >> 1)
+            n = steps - first
+            if n >= 0:
+                return start + n * a + b * (n * (n - 1) >> 1)
+        return 0
 
     def first_boundary(self, elapsed_ps: int) -> tuple[int, int]:
         """The first boundary at or after `elapsed_ps` (0 < elapsed <= total): (steps ended by then, its time)."""
