@@ -1,4 +1,4 @@
-"""A hash of the result tables of every benchmark case: `python benchmarks/checksums.py > before`, and `diff` afterwards.
+"""A hash of the result tables of each benchmark case: `python benchmarks/checksums.py > before`, `diff` afterwards.
 
 A change that is meant to make the simulator faster must leave all of them as they are.
 """
