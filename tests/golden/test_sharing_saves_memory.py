@@ -34,7 +34,7 @@ def saved_percent(lengths: tuple[float, float], spread: float, rate: float, **as
 
 @pytest.mark.parametrize(("n", "measured"), [(2, 6.09), (4, 8.53), (6, 9.79)])
 def test_parallel_samples_of_alpaca_prompts(n: int, measured: float) -> None:
-    """What the paper measured lies between samples of very unequal lengths, the longest alone at last, and equal ones."""
+    """What the paper measured lies between samples of very unequal lengths and equal ones."""
     unequal, equal = (saved_percent(ALPACA, spread, 6 / n, n=n) for spread in (1.0, 1e-4))
     assert unequal < measured < equal
 
