@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
+from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
@@ -33,6 +34,7 @@ from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
+from sim.kv.host_pool import HostPool
 from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
@@ -48,6 +50,7 @@ from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
 from sim.schedulers.dynamic import DynamicScheduler
 from sim.schedulers.fair_share import FairShareQueue
+from sim.schedulers.mover import Mover
 from sim.schedulers.queue_order import FcfsQueue, Queue, by_prediction, by_priority, by_prompt
 from sim.schedulers.sglang import SglangScheduler
 from sim.schedulers.static import StaticScheduler
@@ -55,8 +58,8 @@ from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import QuantScheme
-from sim.step import NO_LIMIT
-from sim.units import PS_PER_S, ceil_div
+from sim.step import IN, NO_LIMIT, OUT
+from sim.units import PS_PER_S, ceil_div, to_ps
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload, find_trace
 from sim.workloads.spec import WorkloadSpec
@@ -164,13 +167,27 @@ class Setup:
         if engine.scheduler["kind"] == "chunked":
             cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
             options["long_prefill_token_threshold"] = min(cap, budget)
+        offload = engine.kv_cache.get("offload")
+        host = None if offload is None else HostPool(offload["capacity"])
+        if offload is not None:
+            options["mover"] = Mover(
+                kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
+                fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
+            )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
             max_num_batched_tokens=budget * lanes, preemption_victim=engine.preemption_victim,
             queue=QUEUE_ORDERS[engine.scheduling_policy["kind"]](**options_of(engine.scheduling_policy)), **options,
         )  # fmt: skip
         predictor = _predictor(engine, self.scenario.seed)
-        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor)
+        parts = ReplicaParts(
+            scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor,
+            engine.max_queued_requests,
+        )  # fmt: skip
+        if offload is None:
+            return parts
+        rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
+        return replace(parts, links={OUT: rate, IN: rate}, overlap=offload["overlap"], host=host)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -241,6 +258,9 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
+    if spec.sequences > 1 and engine.preemption_mode == "swap":
+        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that "
+                                    "sequences share cannot be swapped", value="swap")  # fmt: skip
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():

@@ -17,14 +17,22 @@ from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
+from sim.units import GIB
 
 CHUNKING = ("chunked", "sglang")
 """Schedulers that split prompts, so that a step need not hold the longest one."""
 _NOT_OPTIONS = {
     "max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "max_model_len", "bound_tokens",
-    "queue", "preemption_victim",
+    "queue", "preemption_victim", "mover",
 }  # fmt: skip
 """What constructors of policies are given from settings of their own."""
+
+
+RESTORING = ("chunked", "continuous")
+"""Schedulers that admit requests whose keys and values are elsewhere."""
+PCIE_SHARE = 0.78
+"""Of the nominal PCIe rate that large copies reach one way: about 50 of 64 GB/s on the H100, as measured for vLLM's KV
+offloading (vLLM blog, January 2026)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Engine:
     pipeline_parallel_size: int
     data_parallel_size: int
     expert_parallel_size: int
+    preemption_mode: str
+    max_queued_requests: int | None
     async_scheduling: bool
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
@@ -95,7 +105,7 @@ def resolve_engine(
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
         max_model_len=max_model_len,
         gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache=resolve_kv_cache(loaded, preset),
+        kv_cache=resolve_kv_cache(loaded, preset) | _offload(loaded, gpu, scheduler.kind),
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
         num_gpu_blocks_override=given.num_gpu_blocks_override,
@@ -109,6 +119,8 @@ def resolve_engine(
         pipeline_parallel_size=given.pipeline_parallel_size,
         data_parallel_size=given.data_parallel_size,
         expert_parallel_size=_expert_parallel(loaded, architecture),
+        preemption_mode=given.preemption_mode,
+        max_queued_requests=given.max_queued_requests,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
@@ -116,6 +128,24 @@ def resolve_engine(
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
+
+
+def _offload(loaded: LoadedScenario, gpu: Gpu, scheduler: str) -> dict[str, Any]:
+    """The host's share in swapping. Each GPU has its own link to the host, and vLLM V0's 4 GiB of its memory."""
+    given = loaded.scenario.engine
+    if given.preemption_mode != "swap":
+        return {}
+    if scheduler not in RESTORING:
+        raise loaded.document.error(("engine", "preemption_mode"), f"the {scheduler} scheduler recomputes who is "
+                                    f"preempted; swap needs {' or '.join(RESTORING)}", value="swap")  # fmt: skip
+    spec, gpus = given.kv_cache.offload, given.tensor_parallel_size * given.pipeline_parallel_size
+    offload = {
+        "capacity": spec.capacity or 4 * GIB * gpus,
+        "bandwidth": spec.bandwidth or round(PCIE_SHARE * gpu.pcie_bytes_per_s) * gpus,
+        "latency_s": spec.latency_s,
+        "overlap": spec.overlap,
+    }
+    return {"offload": offload}
 
 
 def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:

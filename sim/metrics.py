@@ -136,6 +136,7 @@ def summarise(
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
     summary |= _slo(result, completed, summary, samples)
     summary |= _steps(result, summary["duration"])
+    summary["swap"] = result.facts.get("swap")
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
     verdict = judge(requests, arrival_kind(result.manifest))
     summary |= {

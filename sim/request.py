@@ -29,6 +29,7 @@ class Reason(IntEnum):
     NEVER_FITS = 2  # needs more KV blocks than the replica has
     CLIENT_TIMEOUT = 3
     INTERRUPTED = 4
+    QUEUE_FULL = 5  # max_queued_requests were waiting
 
 
 # What every request goes through. By these names, because CPython 3.11 takes ten times as long to find `State.RUNNING`.

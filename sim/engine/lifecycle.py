@@ -23,6 +23,7 @@ from sim.request import (
 )
 from sim.schedulers.base import Scheduler
 from sim.sequences import Sequence, sequences_of
+from sim.step import NO_LIMIT, OUT, Transfer
 
 EndHandler = Callable[[Request, int], None]
 """Called with a request that has ended and the present time."""
@@ -33,8 +34,9 @@ class Lifecycle:
 
     # CPython 3.11 reads up to 30 attributes of an object without slots quickly, and no more.
     __slots__ = (
-        "_batch", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_kv", "_predictor", "_requests",
-        "_scheduler", "_segments", "_sequences", "_start", "_switches", "index", "outstanding",
+        "_batch", "_copying", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_hand_over", "_kv",
+        "_predictor", "_requests", "_scheduler", "_segments", "_sequences", "_start", "_switches", "index",
+        "outstanding",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +58,9 @@ class Lifecycle:
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
         self._predictor: LengthPredictor | None = None
+        self._hand_over: Callable[[Request], None] | None = None  # where another replica decodes
         self._drains = scheduler.drains_together
+        self._copying: dict[int, Transfer] = {}  # copies under way, by request
         # The same for the decode step after which a beam is replaced by another one.
         self._switches: list[tuple[int, int, int, Sequence]] = []
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
@@ -86,7 +90,9 @@ class Lifecycle:
         request.segment_start_ps, request.segment_step = end, batch.steps
         batch.join(request)
         self._kv.grow(request)
-        last = batch.steps + request._output_tokens - request.emitted_tokens
+        last = batch.steps
+        if self._hand_over is None:
+            last += request._output_tokens - request.emitted_tokens
         request._finish_step = last
         due = -last if self._drains else last
         heapq.heappush(self._finishes, (due, request.id, request.preemptions, request))
@@ -146,9 +152,23 @@ class Lifecycle:
         while finishes and finishes[0][0] <= delivered:
             step, _, preemptions, request = heapq.heappop(finishes)
             if preemptions == request.preemptions and request.state is RUNNING:
+                if self._hand_over is not None and request.emitted_tokens < request._output_tokens:
+                    self._pass_on(request, step, now)
+                    continue
                 request.state = COMPLETED
                 self._leave(request, step, now)
                 self._close(request, NO_REASON, now)
+
+    def _pass_on(self, request: Request, step: int, now: int) -> None:
+        """Another replica decodes; what the prompt holds here stays until it has been copied."""
+        request.state = WAITING
+        self._copying[request.id] = Transfer(request, 0, OUT)
+        self._leave(request, step, now)
+        request.computed_tokens, request.segment_step = request.target_tokens, -1
+        self.outstanding -= 1
+        self._sequences -= 1
+        if self._hand_over is not None:
+            self._hand_over(request)
 
     def _drain(self, now: int) -> bool:
         """A batch that drains together leaves if each of its members has received its last token."""
@@ -186,7 +206,8 @@ class Lifecycle:
                 self._scheduler.abort(request)
             elif request.state is RUNNING:
                 request.state = State.ABORTED
-                self._note_scheduled(request)
+                if request.id not in self._copying and request.segment_start_ps < NO_LIMIT:
+                    self._note_scheduled(request)
                 self._leave(request, min(self._delivered, request._finish_step), now)
             else:
                 continue
@@ -195,14 +216,18 @@ class Lifecycle:
     def _leave(self, request: Request, delivered: int, now: int) -> None:
         """A running request gives back its seat and its memory; it has the tokens of steps up to `delivered`."""
         if request.joined_step >= 0:
-            if request.segment_start_ps > now:  # its first token is in flight and will not arrive
-                delivered = request.joined_step - 1
+            first = request.segment_step
+            if request.segment_start_ps > now:  # the first token of this stretch is in flight and will not arrive
+                delivered = first - 1
                 if request.first_token_ps > now:
                     request.first_token_ps = -1
             else:
                 self._add_segment(request, delivered)
             self._batch.leave(request, delivered)
-        self._kv.release(request)
+        if self._copying and request.id in self._copying:
+            self._kv.park(request)  # until the copy has ended
+        else:
+            self._kv.release(request)
         self._scheduler.finish(request)
 
     def _add_segment(self, request: Request, last_step: int) -> None:
@@ -236,9 +261,14 @@ class Lifecycle:
         """The stretch of decoding that a preemption ends; a token in flight still arrives."""
         steps = self._batch.steps
         for request in preempted:
-            request.preempted_at_ps = now
-            if request.segment_step < 0:
+            if request.preempted_at_ps < 0:
+                request.preempted_at_ps = now
+            first = request.segment_step
+            if first < 0:
                 continue  # it was still prefilling
+            if first > steps:  # it was swapped in and has not decoded since
+                request.segment_step, request.segment_start_ps = -1, now
+                continue
             self._add_segment(request, steps)
             request.segment_step = -1
             if self._delivered < steps:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from sim.batch import DecodeBatch
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.events import BOUNDARY, PLAN, Alarm, Clock
-from sim.engine.lifecycle import EndHandler, Lifecycle
+from sim.engine.lifecycle import EndHandler
+from sim.engine.link import LinkRate
 from sim.engine.recorder import Recorder
+from sim.engine.transfers import Transfers
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
+from sim.kv.host_pool import HostPool
 from sim.predictors import LengthPredictor
 from sim.request import NO_REASON, RUNNING, Reason, Request
 from sim.schedulers.base import Scheduler
 from sim.sequences import sequences_of
-from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
+from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,21 @@ class ReplicaParts:
     """Most steps executed per plan; 1 is single-stepping."""
     predictor: LengthPredictor | None = None
     """Guesses the output lengths that policies see."""
+    max_queued_requests: int | None = None
+    """Arrivals are refused while so many wait (SGLang's `--max-queued-requests`)."""
+    links: Mapping[str, LinkRate] = field(default_factory=dict)
+    """What carries the transfers of the scheduler's plans, by their kind."""
+    overlap: bool = False
+    """Whether steps go on while copies are under way; else the step that follows waits for them."""
+    host: HostPool | None = None
+    """Where preempted requests are swapped to."""
 
 
-class Replica(Lifecycle):
+HandOver = Callable[[Request, "Replica"], None]
+Push = Callable[[Request, int, int], None]
+
+
+class Replica(Transfers):
     """Runs of steps on one model copy.
 
     A plan is executed for as many steps as nothing can change (`max_run` = 1 makes it single-step; the results are
@@ -45,8 +61,9 @@ class Replica(Lifecycle):
     """
 
     __slots__ = (
-        "_add_step", "_alarm", "_boundary_ps", "_env", "_lead", "_max_run", "_pack_step", "_plan", "_plan_alarm",
-        "_planning", "_running", "_shape", "_steps", "_timer", "_times", "_waiting", "_wake_ps",
+        "_add_step", "_alarm", "_blocked_ps", "_boundary_ps", "_env", "_lead", "_max_queued", "_max_run", "_pack_step",
+        "_plan", "_plan_alarm", "_planning", "_push", "_running", "_shape", "_steps", "_timer", "_times",
+        "_waiting", "_wake_ps",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +75,8 @@ class Replica(Lifecycle):
         ended: EndHandler,
     ) -> None:
         super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
-        self._predictor = parts.predictor
+        self.connect(env, parts.links, parts.overlap)
+        self._predictor, self._max_queued = parts.predictor, parts.max_queued_requests
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
@@ -71,6 +89,8 @@ class Replica(Lifecycle):
         self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
         self._boundary_ps = -1  # the last boundary
+        self._push: Push | None = None
+        self._blocked_ps = -1  # since when nothing can be planned before a copy has ended
 
     # ---- what others may ask
     def submit(self, request: Request) -> None:
@@ -82,9 +102,31 @@ class Replica(Lifecycle):
         if self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
 
+    def prefill_for(self, hand_over: HandOver, push: Push) -> None:
+        """From now on the replica computes prompts only, and passes their requests on with their first token.
+
+        `push` hears of every chunk: the tokens that will be computed with it, and when its step begins.
+        """
+        self._hand_over, self._push = lambda request: hand_over(request, self), push
+
+    def take_over(self, request: Request) -> None:
+        """A request arrives whose prompt another replica has computed; its keys and values are still there."""
+        self.outstanding += 1
+        self._sequences += 1
+        self._scheduler.submit(request)
+        self._interrupt()
+
+    def forget(self, transfer: Transfer) -> None:
+        """What was passed on has been copied, or nobody wants it any more."""
+        self._copied(transfer)
+
     def refusal(self, request: Request) -> Reason:
-        """Why this replica could never serve the request, or NONE."""
-        return Reason.NEVER_FITS if self._kv.blocks_for(request) > self._kv.total_blocks else NO_REASON
+        """Why this replica does not take the request, or NONE."""
+        if self._kv.blocks_for(request) > self._kv.total_blocks:
+            return Reason.NEVER_FITS
+        if self._max_queued is not None and self._scheduler.num_waiting >= self._max_queued:
+            return Reason.QUEUE_FULL
+        return NO_REASON
 
     def time_out(self, request: Request) -> None:
         """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
@@ -128,6 +170,8 @@ class Replica(Lifecycle):
         self._wake_ps = -1
         reach = self._env.reach
         wake = self._plan_run()
+        if self._gone and wake > self._start:  # they end with the step in flight, beside which nothing was planned yet
+            self._steps, wake = 1, self._start
         while wake >= 0:
             if not reach(wake):
                 self._wake_at(wake)
@@ -162,6 +206,8 @@ class Replica(Lifecycle):
             if self._drains and self._drain(now):
                 self._plan_soon()
                 return -1
+            if plan.transfers:
+                self._copy(plan.transfers, max(now, self._free_ps), now)
             if not plan.chunks and not plan.decodes:
                 self._wait(NO_LIMIT, now)
                 return -1
@@ -169,12 +215,20 @@ class Replica(Lifecycle):
         self._plan = plan
         self._running = running = self._scheduler.num_running
         self._waiting = self._sequences - running
-        self._start = start = now if now > self._free_ps else self._free_ps
+        self._start = start = planned = now if now > self._free_ps else self._free_ps
+        if self._stall_ps:
+            limit, self._start, self._stall_ps = 1, start + self._stall_ps, 0
+            start = self._start
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
+        if self._push is not None:
+            for request, tokens in plan.chunks:
+                self._push(request, request.computed_tokens + tokens, start)
+        if self._rejoined and plan.decodes:
+            self._note_rejoined(times.end_of(1))
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
-        return start if steps == self._lead else start + times.end_of(steps - self._lead)
+        return planned if steps == self._lead else start + times.end_of(steps - self._lead)
 
     def _commit(self) -> bool:
         """The run is over: record and commit it, end requests. True if the next one can be planned at once."""
@@ -202,6 +256,8 @@ class Replica(Lifecycle):
         switches = self._switches
         if switches and switches[0][0] <= batch.steps:
             self._switch_beams()
+        if self._arrived:
+            self._deliver()
         queue = env._queue
         if queue and queue[0][0] == now:
             self._plan_soon()  # something else happens at this very instant
@@ -237,10 +293,13 @@ class Replica(Lifecycle):
         """Nothing to plan: until something arrives, the scheduler's deadline, or the end of the step in flight."""
         self._plan = self._times = None
         if self._scheduler.num_running:
-            if self._free_ps <= now:
+            if self._free_ps > now:
+                until_ps = min(until_ps, self._free_ps)
+            elif self._copying:
+                self._blocked_ps = now
+            else:
                 raise InvariantError(f"replica {self.index} has running requests and plans no step")
-            until_ps = min(until_ps, self._free_ps)
-        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT:
+        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT and not self._copying:
             raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
         if until_ps < NO_LIMIT:
             self._wake_at(max(now, until_ps))
@@ -254,9 +313,19 @@ class Replica(Lifecycle):
         self._plan_soon()
 
     def _plan_soon(self) -> None:
+        if self._blocked_ps >= 0:
+            self.stalled_ps += self._now - self._blocked_ps
+            self._blocked_ps = -1
         if not self._planning:
             self._planning = True
             self._plan_alarm.set(self._now)
+
+    def _copied(self, transfer: Transfer) -> None:
+        """A copy has ended: it takes effect at the first boundary from now on, or at once if nothing is planned."""
+        self._arrived.append(transfer)
+        if self._plan is None:
+            self._deliver()
+        self._interrupt()
 
     def _interrupt(self) -> None:
         """Make the run in force end at the first boundary at or after now."""

@@ -87,11 +87,9 @@ class PrefixCachedKV(PagedKV):
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
         self._take_owed()
+        if request not in self._parked:
+            self._offer(request)
         prompt = self._prompts.pop(request, None)
-        if prompt is not None:
-            decodes = request.reserved_tokens == GROWING
-            known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
-            self._insert(prompt, known)
         before = self.free_blocks
         super().release(request)
         freed = self.free_blocks - before
@@ -99,6 +97,12 @@ class PrefixCachedKV(PagedKV):
             self._free.add_unknown(freed)
         else:
             self._let_go(prompt, freed)
+
+    def park(self, request: Request) -> None:
+        """What it has computed can be found from now on."""
+        self._take_owed()
+        self._offer(request)
+        super().park(request)
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """As for `PagedKV`, counting shared blocks once; holders, tree and queue tell the same story."""
@@ -206,6 +210,14 @@ class PrefixCachedKV(PagedKV):
             ):
                 run.absorb(above)
             prompt.run = run
+
+    def _offer(self, request: Request) -> None:
+        """A request that leaves lets others find what it has computed."""
+        prompt = self._prompts.get(request)
+        if prompt is not None:
+            decodes = request.reserved_tokens == GROWING
+            known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
+            self._insert(prompt, known)
 
     def _publish(self, request: Request, prompt: Prompt) -> None:
         """A plan has just given the request room for a chunk."""

@@ -38,9 +38,9 @@ class ChunkedScheduler(SeatedScheduler):
         if self._kv.shortage():
             preempted = self._make_room()
             if self._kv.shortage():
-                return StepPlan((), False, preempted)
+                return StepPlan((), False, preempted, transfers=self._take_copies())
         if not self._prefilling and not self._waiting.size:
-            return DECODE if self._running else IDLE
+            return DECODE if self._batch.count else IDLE
         return self._with_chunks(preempted)
 
     def _with_chunks(self, preempted: list[Request] | None) -> StepPlan | Idle:
@@ -51,9 +51,9 @@ class ChunkedScheduler(SeatedScheduler):
             budget, preempted = self._continue_prefills(chunks, budget, preempted)
         if self._waiting.size and not preempted:
             self._admit(chunks, budget)
-        if chunks or preempted:
-            return StepPlan(chunks, self._batch.count > 0, preempted)
-        return DECODE if self._running else IDLE
+        if chunks or preempted or self._copies:
+            return StepPlan(chunks, self._batch.count > 0, preempted, transfers=self._take_copies())
+        return DECODE if self._batch.count else IDLE
 
     def _first_chunk(self, request: Request) -> int:
         return self._chunk(request.target_tokens, self._max_num_batched_tokens - self._batch.count)
@@ -75,6 +75,8 @@ class ChunkedScheduler(SeatedScheduler):
                     chunks.append((request, tokens))
                     budget -= tokens
                     break
+                if self._kv.parked_blocks:
+                    break  # what is being copied elsewhere will make room
                 decodes = self._batch.count
                 victim = self._victim({planned.id for planned, _ in chunks})
                 if victim is None:
@@ -88,6 +90,11 @@ class ChunkedScheduler(SeatedScheduler):
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
         while waiting.size and budget > 0 and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
+            if request.computed_tokens:
+                if not self._restore(request):
+                    return
+                budget -= request.joined_step >= 0  # it decodes in this step
+                continue
             if request.forks and not self._seats_for(request):
                 return
             tokens = self._chunk(request.target_tokens, budget)

@@ -46,9 +46,10 @@ class ContinuousScheduler(SeatedScheduler):
         if self._waiting.size:
             chunks: list[tuple[Request, int]] = []
             left = self._admit(chunks, self._max_num_batched_tokens)
-            if chunks:
-                return StepPlan(chunks, self._mixed and 0 < self._batch.count <= left)
-        return self._decode() if self._running else IDLE
+            if chunks or self._copies:
+                decodes = self._mixed and 0 < self._batch.count <= left if chunks else self._batch.count > 0
+                return StepPlan(chunks, decodes, transfers=self._take_copies())
+        return self._decode() if self._batch.count else IDLE
 
     def _around_decodes(self) -> StepPlan:
         """Every decode takes a token; prompts get the rest of the budget, unless somebody had to be preempted."""
@@ -57,13 +58,19 @@ class ContinuousScheduler(SeatedScheduler):
             return decodes
         chunks: list[tuple[Request, int]] = []
         self._admit(chunks, self._max_num_batched_tokens - self._batch.count)
-        return StepPlan(chunks) if chunks else decodes
+        return StepPlan(chunks, transfers=self._take_copies()) if chunks or self._copies else decodes
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:
         """Whole prompts in order while there is budget, a seat and room; the budget that is left."""
         kv, waiting, running = self._kv, self._waiting, self._running
         while waiting.size and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
+            if request.computed_tokens:
+                if not self._restore(request):
+                    break
+                if self._decodes_first:
+                    budget -= request.joined_step >= 0  # it decodes in this step
+                continue
             if request.forks and not self._seats_for(request):
                 break
             tokens = request.target_tokens
