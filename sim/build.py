@@ -172,7 +172,7 @@ class Setup:
         if offload is not None:
             options["mover"] = Mover(
                 kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
-                fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
+                fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens, overlap=offload["overlap"],
             )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
@@ -259,8 +259,8 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     spec = written.spec
     check_context(written, engine.max_model_len)
     if spec.sequences > 1 and engine.preemption_mode == "swap":
-        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that sequences "
-                                    "share cannot be swapped", value="swap")  # fmt: skip
+        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that "
+                                    "sequences share cannot be swapped", value="swap")  # fmt: skip
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():
