@@ -146,6 +146,19 @@ def test_swapping_agrees_in_every_mode(batch: int) -> None:
         compare_all(with_swap(random_scenario(seed, most_requests=40), random.Random(seed)))
 
 
+def test_who_comes_back_rides_with_a_prompt_that_takes_the_rest_of_the_budget() -> None:
+    """Its token is part of the budget already, so the step has room for it whatever the prompt leaves."""
+    rows = tuple(
+        (i, at, prompt, n, n) for i, at, prompt, n in [(0, 0, 3, 5), (1, 0, 3, 5), (2, 0, 3, 9), (3, 1, 11, 1)]
+    )
+    swap = (("capacity", 10**6), ("block_bytes", 2), ("bytes_per_s", 10**12), ("latency_ps", 0))
+    policy = (("priority", "decode"), ("mixed", True))
+    run = compare_all(Scenario(rows, "continuous", policy=policy, swap=swap, max_num_batched_tokens=12, block_size=2,
+                               num_blocks=10))  # fmt: skip
+    mixed = [row for row in rows_of(run.steps) if row["prefill_tokens"] == 11]
+    assert [row["decodes"] for row in mixed] == [1]
+
+
 @given(scenario=scenarios(), seed=st.integers(0, 10**6))
 @examples(80)
 def test_short_scenarios_of_any_kind_agree_in_every_mode(scenario: Scenario, seed: int) -> None:
