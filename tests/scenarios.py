@@ -330,6 +330,7 @@ def with_memory(scenario: Scenario, rng: random.Random, which: int | None = None
 
 POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("chunked", {}),
+    ("chunked", {"max_num_partial_prefills": 1}),
     *(("continuous", {"priority": priority, "mixed": mixed}) for priority in ("prefill", "decode") for mixed in (0, 1)),
     ("static", {}),
     ("static", {"padding": False}),

@@ -8,7 +8,8 @@ class Policy:
 
     drains = False
 
-    def __init__(self, replica, **options):
+    def __init__(self, replica, max_num_partial_prefills=0):
+        self.most_partial = max_num_partial_prefills or math.inf
         self.rules, self.memory, self.queue, self.replica = replica.rules, replica.memory, replica.queue, replica
         self.budget = self.rules.max_num_batched_tokens
         self.chunk_limit = self.rules.long_prefill_token_threshold or math.inf
@@ -85,6 +86,8 @@ class Policy:
 
     def admit(self):
         while self.replica.waiting() and self.left() > 0 and len(self.replica.running) < self.seats:
+            if sum(not s.decodes for s in self.replica.running) >= self.most_partial:
+                return
             if not self.admit_one(self.replica.waiting()[0]):
                 return
 
