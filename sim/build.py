@@ -177,9 +177,10 @@ class Setup:
         offload = engine.kv_cache.get("offload")
         host = None if offload is None else HostPool(offload["capacity"])
         if host is not None or self.takes_over:
-            overlap = bool(offload and offload["overlap"])
-            mover = Mover(kv, host, block_bytes=self.block_bytes, fixed_blocks=self.fixed_blocks, overlap=overlap)
-            options["mover"] = mover
+            options["mover"] = Mover(
+                kv, host, block_bytes=self.block_bytes, fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens,
+                overlap=bool(offload and offload["overlap"]),
+            )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
             max_num_batched_tokens=budget * lanes, preemption_victim=engine.preemption_victim,
