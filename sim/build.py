@@ -26,10 +26,11 @@ from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
+from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
-from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
+from sim.engine_settings import RESTORING, Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
@@ -42,6 +43,7 @@ from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
 from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
+from sim.pools import PoolLink, pool_scenario
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
 from sim.presets import EnginePreset
 from sim.scenario import LoadedScenario, Scenario
@@ -144,6 +146,11 @@ class Setup:
     fixed_blocks: int
     notes: tuple[str, ...]
     path: Path | None = None
+    takes_over: bool = False
+    """Whether other replicas compute the prompts of this one."""
+    decode: Setup | None = None
+    """The pool that decodes, where this one only prefills."""
+    link: PoolLink | None = None
 
     @property
     def spec(self) -> WorkloadSpec:
@@ -169,10 +176,10 @@ class Setup:
             options["long_prefill_token_threshold"] = min(cap, budget)
         offload = engine.kv_cache.get("offload")
         host = None if offload is None else HostPool(offload["capacity"])
-        if offload is not None:
+        if host is not None or self.takes_over:
             options["mover"] = Mover(
-                kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
-                fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens, overlap=offload["overlap"],
+                kv, host, block_bytes=self.block_bytes, fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens,
+                overlap=bool(offload and offload["overlap"]),
             )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
@@ -188,6 +195,27 @@ class Setup:
             return parts
         rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
         return replace(parts, links={OUT: rate, IN: rate}, overlap=offload["overlap"], host=host)
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a KV block on all GPUs that hold a part of it."""
+        return self.memory.block_bytes * self.engine.layout.tp * self.engine.layout.pp
+
+    @property
+    def pools(self) -> list[Setup]:
+        """This one, and the one that decodes if that is another."""
+        return [self] if self.decode is None else [self, self.decode]
+
+    def handoff(self) -> HandoffRules | None:
+        """How prompts get from this pool to the one that decodes."""
+        if self.decode is None or self.link is None:
+            return None
+        decode, link = self.decode, self.link
+        return HandoffRules(
+            decode.router(), LinkRate(link.bandwidth, to_ps(link.latency_s)), self.scenario.replicas.count,
+            self.architecture.num_layers if link.layerwise else None,
+            decode.block_bytes // decode.engine.kv_cache["block_size"],
+        )  # fmt: skip
 
     @property
     def shares_prefixes(self) -> bool:
@@ -231,6 +259,34 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     `factors` make operator classes slower or faster, for repetitions with error bars. Raises ConfigError for what does
     not exist, contradicts itself or does not fit.
     """
+    spec = loaded.scenario.pools
+    if spec is None:
+        return _build(loaded, factors)
+    halves = pool_scenario(loaded, "prefill"), pool_scenario(loaded, "decode")
+    prefill, decode = (_build(half, factors) for half in halves)
+    for half, pool in zip(halves, (prefill, decode), strict=True):
+        _check_pool(half, pool, prefill)
+    ends = [(pool.gpu, pool.engine.layout) for pool in (prefill, decode)]
+    decode = replace(decode, takes_over=True, workload=prefill.workload)
+    return replace(prefill, decode=decode, link=PoolLink.of(spec.link, ends))
+
+
+def _check_pool(loaded: LoadedScenario, pool: Setup, prefill: Setup) -> None:
+    """What a half of disaggregated serving needs."""
+    error, scheduler = loaded.document.error, pool.engine.scheduler["kind"]
+    if scheduler not in RESTORING:
+        raise error(("engine", "scheduler"), "hands no prompts from pool to pool", value=scheduler, choices=RESTORING)
+    if pool.spec.sequences > 1:
+        raise error(("pools",), "need one answer per request: sequences that fork share blocks with their prompt")
+    if pool.scheme.kv_cache != prefill.scheme.kv_cache:
+        raise error(("engine", "kv_cache_dtype"), f"must be that of the prefill pool ({prefill.scheme.kv_cache.name})",
+                    value=pool.scheme.kv_cache.name)  # fmt: skip
+    if pool is not prefill and pool.engine.max_queued_requests is not None:
+        raise error(("engine", "max_queued_requests"), "is for the prefill pool: arrivals are rejected there",
+                    value=pool.engine.max_queued_requests)  # fmt: skip
+
+
+def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup:
     scenario, path, blamed = loaded.scenario, loaded.path, loaded.document.blamed
     with blamed(("hardware",)):
         gpu = load_gpu(scenario.hardware, beside=path)
@@ -258,9 +314,6 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
-    if spec.sequences > 1 and engine.preemption_mode == "swap":
-        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that "
-                                    "sequences share cannot be swapped", value="swap")  # fmt: skip
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():
@@ -289,6 +342,9 @@ def _check_sequences(
     if scheduler not in FORKING_SCHEDULERS:
         raise error(("engine", "scheduler"), f"keeps no seats for the sequences of a request ({asked})",
                     value=scheduler, choices=FORKING_SCHEDULERS)  # fmt: skip
+    if engine.preemption_mode == "swap":
+        raise error(("engine", "preemption_mode"), f"cannot swap blocks that several sequences share ({asked})",
+                    value="swap")  # fmt: skip
     if (architecture.kv_limit_tokens or engine.max_model_len) < engine.max_model_len:
         raise error(("engine", "kv_cache", "sliding_window"), "writes over blocks that the sequences of a request "
                     f"share ({asked})", value=architecture.kv_limit_tokens)  # fmt: skip

@@ -31,7 +31,7 @@ LEVELS = (
     ("presets",),
     ("scenario",),
     ("kv_settings",),
-    ("engine_settings", "written_workload", "model_formats"),
+    ("engine_settings", "written_workload", "model_formats", "pools"),
     ("build",),
     ("resolved",),
     ("run",),
