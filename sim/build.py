@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -28,20 +27,20 @@ from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import Document, KeyPath, load_yaml, validate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.engine_settings import Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
-from sim.presets import EnginePreset, load_preset
-from sim.scenario import LoadedScenario, Policy, Scenario
+from sim.presets import EnginePreset
+from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
-from sim.specs.architecture import FullAttention, ModelArchitecture
+from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
-from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme, parse_quantization
 from sim.step import NO_LIMIT
 from sim.units import ceil_div
@@ -68,6 +67,13 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
 }
+POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
+    ("engine", "scheduler"): SCHEDULERS,
+    ("engine", "kv_cache", "allocator"): ALLOCATORS,
+    ("engine", "kv_cache", "prefix_cache", "match"): PREFIX_CACHES,
+    ("replicas", "router"): ROUTERS,
+}
+"""Where a scenario names a policy, and what may be named there."""
 
 
 @dataclass(frozen=True)
@@ -81,38 +87,6 @@ class WrittenWorkload:
     def blamed(self) -> AbstractContextManager[None]:
         """Errors inside that name no file point at the workload's key, or at the file in which it stands."""
         return self.document.blamed(self.at, under=self.at)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Every engine setting after presets and defaults: what `engine:` of the saved scenario shows."""
-
-    preset: str
-    scheduler: dict[str, Any]
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    long_prefill_token_threshold: int
-    max_model_len: int
-    gpu_memory_utilization: float
-    kv_cache: dict[str, Any]
-    kv_cache_dtype: str
-    kv_cache_memory_bytes: int | None
-    num_gpu_blocks_override: int | None
-    quantization: dict[str, str]
-    dtype: str
-    tensor_parallel_size: int
-    pipeline_parallel_size: int
-    data_parallel_size: int
-    expert_parallel_size: int
-    async_scheduling: bool
-    host: dict[str, float]
-
-    @property
-    def layout(self) -> Layout:
-        """The GPUs of one copy of the model."""
-        return Layout(
-            self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, self.expert_parallel_size
-        )
 
 
 @dataclass(frozen=True)
@@ -188,7 +162,8 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     architecture, notes = _with_dtype(architecture, loaded, gpu)
     written = _workload(loaded)
     scheme = _scheme(loaded, architecture)
-    engine, preset = _resolve(loaded, architecture, gpu, scheme)
+    check_policies(loaded, POLICIES)
+    engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
@@ -267,147 +242,6 @@ def _scheme(loaded: LoadedScenario, architecture: ModelArchitecture) -> QuantSch
             raise error.placed(**loaded.document.place(("engine", "kv_cache_dtype"))) from None
 
 
-def _resolve(
-    loaded: LoadedScenario, architecture: ModelArchitecture, gpu: Gpu, scheme: QuantScheme
-) -> tuple[Engine, EnginePreset]:
-    given = loaded.scenario.engine
-    with loaded.document.blamed(("engine", "preset")):
-        preset = load_preset(given.preset)
-    seqs, budget = preset.limits(gpu)
-    scheduler = given.scheduler or Policy(kind=preset.scheduler)
-    _check_policy(loaded, ("engine", "scheduler"), scheduler, SCHEDULERS)
-    _check_policy(loaded, ("engine", "kv_cache", "allocator"), Policy(kind=given.kv_cache.allocator), ALLOCATORS)
-    _check_policy(loaded, ("replicas", "router"), loaded.scenario.replicas.router, ROUTERS)
-    max_model_len = given.max_model_len or architecture.max_model_len
-    if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
-        budget = max(budget, max_model_len)  # vLLM V0: without chunks, the longest prompt must fit one step
-    if given.max_num_batched_tokens is None and given.max_num_seqs is not None:
-        budget = max(budget, given.max_num_seqs)
-    if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
-        seqs = min(seqs, given.max_num_batched_tokens)
-    kv = given.kv_cache
-    prefix_cache = preset.prefix_cache.model_copy(update=kv.prefix_cache.model_dump(exclude_none=True))
-    _check_policy(
-        loaded, ("engine", "kv_cache", "prefix_cache", "match"), Policy(kind=prefix_cache.match), PREFIX_CACHES
-    )
-    engine = Engine(
-        preset=given.preset,
-        scheduler={"kind": scheduler.kind, **scheduler.options},
-        max_num_seqs=given.max_num_seqs or seqs,
-        max_num_batched_tokens=given.max_num_batched_tokens or budget,
-        long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
-        max_model_len=max_model_len,
-        gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache={
-            "allocator": kv.allocator,
-            "block_size": kv.block_size or (1 if kv.prefix_cache.match == "radix" else preset.block_size),
-            "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
-            "prefix_cache": prefix_cache.model_dump(),
-        },
-        kv_cache_dtype=scheme.kv_cache.name,
-        kv_cache_memory_bytes=given.kv_cache_memory_bytes,
-        num_gpu_blocks_override=given.num_gpu_blocks_override,
-        quantization={
-            "weights": scheme.weights.name,
-            "activations": scheme.activations.name,
-            "kv_cache": scheme.kv_cache.name,
-        },
-        dtype=architecture.dtype,
-        tensor_parallel_size=given.tensor_parallel_size,
-        pipeline_parallel_size=given.pipeline_parallel_size,
-        data_parallel_size=given.data_parallel_size,
-        expert_parallel_size=_expert_parallel(loaded, architecture),
-        async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
-        host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
-    )
-    _check_limits(loaded, engine, architecture, gpu)
-    return engine, preset
-
-
-def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:
-    error = loaded.document.error
-    budget, tp = engine.max_num_batched_tokens, engine.tensor_parallel_size
-    if budget < engine.max_num_seqs:
-        raise error(("engine", "max_num_batched_tokens"), f"must be at least max_num_seqs ({engine.max_num_seqs})",
-                    value=budget)  # fmt: skip
-    if engine.scheduler["kind"] != "chunked" and budget < engine.max_model_len:
-        raise error(("engine", "max_num_batched_tokens"),
-                    f"must be at least max_model_len ({engine.max_model_len}) when prompts are not chunked",
-                    value=budget)  # fmt: skip
-    heads = [g.attention.num_heads for g in architecture.layers if isinstance(g.attention, FullAttention)]
-    if any(count % tp for count in heads):
-        sizes = (n for n in (1, 2, 4, 8, 16) if n <= gpu.gpus_per_node)
-        valid = [str(n) for n in sizes if all(count % n == 0 for count in heads)]
-        raise error(("engine", "tensor_parallel_size"), f"must divide the {heads[0]} attention heads of the model",
-                    value=tp, choices=valid)  # fmt: skip
-    if tp > gpu.gpus_per_node and tp % gpu.gpus_per_node:
-        raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node and is no "
-                    "multiple of them", value=tp)  # fmt: skip
-    if engine.pipeline_parallel_size > architecture.num_layers:
-        raise error(("engine", "pipeline_parallel_size"), f"exceeds the {architecture.num_layers} layers of the model",
-                    value=engine.pipeline_parallel_size)  # fmt: skip
-    if engine.max_model_len > architecture.max_model_len:
-        raise error(("engine", "max_model_len"), f"exceeds the model's context of {architecture.max_model_len} tokens",
-                    value=engine.max_model_len)  # fmt: skip
-
-
-def _expert_parallel(loaded: LoadedScenario, architecture: ModelArchitecture) -> int:
-    """Groups of GPUs with whole experts: as many as asked for; all GPUs of a stage, or none, when nothing is said."""
-    given, error = loaded.scenario.engine, loaded.document.error
-    group = given.tensor_parallel_size * given.data_parallel_size
-    if not architecture.is_moe:
-        for key in ("data_parallel_size", "expert_parallel_size"):
-            if (getattr(given, key) or 1) > 1:
-                raise error(("engine", key), "is for mixture-of-experts models; "
-                            "for copies of a dense one use replicas.count",
-                            value=getattr(given, key))  # fmt: skip
-        return 1
-    size = given.expert_parallel_size or (group if given.enable_expert_parallel else 1)
-    experts = min(g.mlp.num_experts for g in architecture.layers if g.mlp is not None and g.mlp.kind == "moe")
-    if group % size or experts % size:
-        valid = [str(n) for n in range(1, group + 1) if group % n == 0 and experts % n == 0]
-        at = "expert_parallel_size" if given.expert_parallel_size else "enable_expert_parallel"
-        raise error(("engine", at), f"{size} must divide the {group} GPUs of a stage and the {experts} experts",
-                    value=getattr(given, at), choices=valid)  # fmt: skip
-    return size
-
-
-def _check_policy(
-    loaded: LoadedScenario, key: KeyPath, policy: Policy, table: Mapping[str, Callable[..., Any]]
-) -> None:
-    if policy.kind not in table:
-        raise loaded.document.error(key, "unknown policy", value=policy.kind, choices=sorted(table))
-    keyword_only = [
-        name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
-    ]
-    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold"}
-    valid = sorted(set(keyword_only) - own)
-    for option in policy.options:
-        if option not in valid:
-            raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
-
-
-def _check_context(written: WrittenWorkload, engine: Engine) -> None:
-    """A workload in which every request is too long is a mistake, not a result."""
-    spec = written.spec
-    if spec.input_tokens is None or spec.output_tokens is None:
-        return
-    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
-    answer = min(answer, spec.max_output_tokens or answer)
-    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
-    if prompt + answer > engine.max_model_len:
-        longer = "input_tokens" if prompt >= answer else "output_tokens"
-        raise written.document.error(
-            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
-            f"{engine.max_model_len}: no request could be served",
-        )  # fmt: skip
-
-
-def _shortest(law: Any) -> int:
-    """The fewest tokens a length law can draw, as far as its keys say so."""
-    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))
-
-
 def _memory(
     engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
 ) -> MemoryPlan:
@@ -447,5 +281,22 @@ def _notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
     return notes
 
 
-def _first(given: Any, default: Any) -> Any:
-    return default if given is None else given
+def _check_context(written: WrittenWorkload, engine: Engine) -> None:
+    """A workload in which every request is too long is a mistake, not a result."""
+    spec = written.spec
+    if spec.input_tokens is None or spec.output_tokens is None:
+        return
+    prompt, answer = _shortest(spec.input_tokens), _shortest(spec.output_tokens)
+    answer = min(answer, spec.max_output_tokens or answer)
+    prompt += spec.shared_prefix.tokens if spec.shared_prefix is not None else 0
+    if prompt + answer > engine.max_model_len:
+        longer = "input_tokens" if prompt >= answer else "output_tokens"
+        raise written.document.error(
+            (*written.at, longer), f"the shortest request has {prompt + answer} tokens, but max_model_len is "
+            f"{engine.max_model_len}: no request could be served",
+        )  # fmt: skip
+
+
+def _shortest(law: Any) -> int:
+    """The fewest tokens a length law can draw, as far as its keys say so."""
+    return int(law if isinstance(law, int) else getattr(law, "tokens", getattr(law, "min", 1)))

@@ -134,6 +134,7 @@ def summarise(
     summary["num_preemptions"] = int(requests["preemptions"].sum())
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
     summary |= _slo(result, completed, summary, samples)
+    summary["prefix_cache"] = _prefix_cache(result, completed)
     summary |= _steps(result, summary["duration"])
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
     verdict = judge(requests, arrival_kind(result.manifest))
@@ -278,6 +279,16 @@ def _slo(
         "request_goodput": _per(good, summary["duration"]),
         "slo_attainment": _per(good, summary["completed"] + summary["failed"]),
         "slo": verdicts(slo, samples),
+    }
+
+
+def _prefix_cache(result: RunResult, completed: Table) -> dict[str, Any]:
+    """Shares of the prompts' tokens, and of their full blocks, that were found at the first admission."""
+    block = int(result.facts.get("block_size") or 1)
+    prompts, cached = completed["prompt_tokens"], completed["cached_tokens"]
+    return {
+        "token_hit_ratio": _per(int(cached.sum()), int(prompts.sum())),
+        "block_hit_ratio": _per(int((cached // block).sum()), int((prompts // block).sum())),
     }
 
 

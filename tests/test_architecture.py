@@ -30,6 +30,7 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
+    ("engine_settings",),
     ("build",),
     ("resolved",),
     ("run",),

@@ -135,7 +135,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
         ("KV filled with tokens, mean", share(kv["mean_filled_share"])),
         ("KV empty inside blocks, mean", share(kv["mean_internal_fragmentation_share"])),
-        ("Prompt tokens from the prefix cache", _cached(summary)),
+        ("Prompt tokens from the prefix cache", share(summary["prefix_cache"]["token_hit_ratio"])),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
     ]
 
@@ -270,8 +270,3 @@ def _arrivals(arrival: Mapping[str, Any]) -> str:
     shown = [f"{key} {value:g}" for key, value in arrival.items() if isinstance(value, (int, float))]
     details = f" ({', '.join(shown)})" if shown else ""
     return f"{kind} arrivals{details}".strip()
-
-
-def _cached(summary: Mapping[str, Any]) -> str:
-    received = summary["total_input_tokens"]
-    return share(summary["cached_input_tokens"] / received) if received else NOTHING
