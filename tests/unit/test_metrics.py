@@ -119,7 +119,7 @@ def test_hit_ratios_count_tokens_and_full_blocks() -> None:
     run = three_requests()
     run.manifest["facts"]["block_size"] = 9
     run.requests["cached_tokens"][:] = [9, 9, 0]
-    assert summarise(run)["prefix_cache"] == {"token_hit_ratio": 18 / 30, "block_hit_ratio": 2 / 3}
+    assert summarise(run)["prefix_cache"] == pytest.approx({"token_hit_ratio": 18 / 30, "block_hit_ratio": 2 / 3})
 
 
 def test_one_token_requests_have_no_tpot_and_pass_its_limit() -> None:
