@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from sim.kv.prefix_tree import Run
 
@@ -17,6 +17,8 @@ class FreeQueue(Protocol):
     """
 
     blocks: int
+    lazy: ClassVar[bool]
+    """Whether it comes to the same if blocks that are used already are taken only after others were added."""
 
     def __iter__(self) -> Iterator[Run]:
         """What will be taken, the first of it first; blocks without known content are runs without a parent."""
@@ -50,6 +52,7 @@ class RecencyQueue:
     """
 
     __slots__ = ("_last", "_runs", "blocks")
+    lazy = True
 
     def __init__(self, blocks: int) -> None:
         self._last: Run | None = None
@@ -114,6 +117,7 @@ class RankedQueue:
     """
 
     __slots__ = ("_buckets", "_by_hits", "_ranks", "_unknown", "_whole", "blocks")
+    lazy = False
 
     def __init__(self, blocks: int, *, by_hits: bool, whole: bool) -> None:
         self._by_hits, self._whole = by_hits, whole

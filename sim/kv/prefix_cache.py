@@ -31,7 +31,7 @@ class PrefixCachedKV(PagedKV):
     `eviction` is `lru`, or `lfu`: the block that the fewest requests have held since it was filled goes first, among
     equals the least recently used, and blocks that nobody can ask for before all others.
 
-    The free queue is brought up to date when somebody looks for a prefix or leaves; in between blocks are only taken.
+    The free queue is brought up to date when somebody looks for a prefix, or leaves if that makes a difference.
     """
 
     __slots__ = ("_free", "_prompts", "_roots")
@@ -78,9 +78,10 @@ class PrefixCachedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
-        self._take_owed()
+        if not self._free.lazy:
+            self._take_owed()
         prompt = self._prompts.pop(request, None)
-        if prompt is not None:
+        if prompt is not None and prompt.blocks > prompt.run.end:
             decodes = request.reserved_tokens == GROWING
             known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
             self._insert(prompt, known)
