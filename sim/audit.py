@@ -18,7 +18,8 @@ def audit(result: RunResult, submitted: int) -> None:
     """Raise InvariantError unless the books balance.
 
     Every request that was submitted ended exactly once; times are in causal order; a replica does one thing at a
-    time; every token a client received was emitted by a step; completed requests are whole.
+    time; every token a client received was emitted by a step; completed requests are whole; what was swapped out came
+    back or was dropped.
     """
     requests = result.requests
     _demand(len(requests) == submitted, f"{submitted} requests were submitted but {len(requests)} ended")
@@ -29,6 +30,10 @@ def audit(result: RunResult, submitted: int) -> None:
     emitted = sum(int((batch["last_step"] - batch["first_step"] + 1).sum()) for batch in segments)
     _demand(received == emitted, "clients received other tokens than steps emitted")
     _audit_steps(result.steps)
+    swap = result.facts.get("swap")
+    if swap:
+        ways = swap["swapped_in_bytes"] + swap["dropped_bytes"] + swap["held_bytes"]
+        _demand(swap["swapped_out_bytes"] == ways, "bytes that were swapped out are nowhere")
 
 
 def _audit_requests(requests: Table) -> int:

@@ -25,11 +25,13 @@ from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import Document, KeyPath, load_yaml, validate
+from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
 from sim.engine_settings import Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
+from sim.kv.host_pool import HostPool
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
@@ -38,12 +40,13 @@ from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
+from sim.schedulers.swap import Swap
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.quantization import QuantScheme, parse_quantization
-from sim.step import NO_LIMIT
-from sim.units import ceil_div
+from sim.step import IN, NO_LIMIT, OUT
+from sim.units import ceil_div, to_ps
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload, find_trace, load_workload
 from sim.workloads.spec import WorkloadSpec
@@ -130,11 +133,32 @@ class Setup:
         if engine.scheduler["kind"] == "chunked":
             cap = engine.long_prefill_token_threshold or (budget if lanes > 1 else 0)
             options["long_prefill_token_threshold"] = min(cap, budget)
+        swap = self._swap(kv)
+        if swap is not None:
+            options["swap"] = swap
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
             max_num_batched_tokens=budget * lanes, **options,
         )  # fmt: skip
-        return ReplicaParts(scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run)
+        parts = ReplicaParts(
+            scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, engine.max_queued_requests
+        )
+        return parts if swap is None else replace(parts, **self._host(swap))
+
+    def _swap(self, kv: KVAllocator) -> Swap | None:
+        """A replica's way out to the host; None: preempted requests are recomputed."""
+        offload, layout = self.engine.kv_cache.get("offload"), self.engine.layout
+        if offload is None:
+            return None
+        return Swap(
+            kv, HostPool(offload["capacity"]), block_bytes=self.memory.block_bytes * layout.tp * layout.pp,
+            fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
+        )  # fmt: skip
+
+    def _host(self, swap: Swap) -> dict[str, Any]:
+        offload = self.engine.kv_cache["offload"]
+        rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
+        return {"links": {OUT: rate, IN: rate}, "overlap": swap.overlap, "host": swap.pool}
 
     def _allocator(self) -> KVAllocator:
         kv = self.engine.kv_cache

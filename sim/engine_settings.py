@@ -14,6 +14,11 @@ from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
+from sim.units import GIB
+
+PCIE_SHARE = 0.78
+"""Of the nominal PCIe rate that large copies reach one way: about 50 of 64 GB/s on the H100, as measured for vLLM's KV
+offloading (vLLM blog, January 2026)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Engine:
     pipeline_parallel_size: int
     data_parallel_size: int
     expert_parallel_size: int
+    preemption_mode: str
+    max_queued_requests: int | None
     async_scheduling: bool
     host: dict[str, float]
 
@@ -82,6 +89,7 @@ def resolve_engine(
             "block_size": kv.block_size or (1 if kv.prefix_cache.match == "radix" else preset.block_size),
             "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
             "prefix_cache": prefix_cache.model_dump(),
+            **_offload(loaded, gpu),
         },
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
@@ -96,11 +104,28 @@ def resolve_engine(
         pipeline_parallel_size=given.pipeline_parallel_size,
         data_parallel_size=given.data_parallel_size,
         expert_parallel_size=_expert_parallel(loaded, architecture),
+        preemption_mode=given.preemption_mode,
+        max_queued_requests=given.max_queued_requests,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
+
+
+def _offload(loaded: LoadedScenario, gpu: Gpu) -> dict[str, Any]:
+    """The host's share in swapping. Each GPU has its own link to the host, and vLLM V0's 4 GiB of its memory."""
+    given = loaded.scenario.engine
+    if given.preemption_mode != "swap":
+        return {}
+    spec, gpus = given.kv_cache.offload, given.tensor_parallel_size * given.pipeline_parallel_size
+    offload = {
+        "capacity": spec.capacity or 4 * GIB * gpus,
+        "bandwidth": spec.bandwidth or round(PCIE_SHARE * gpu.pcie_bytes_per_s) * gpus,
+        "latency_s": spec.latency_s,
+        "overlap": spec.overlap,
+    }
+    return {"offload": offload}
 
 
 def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture, gpu: Gpu) -> None:
@@ -173,7 +198,7 @@ def _check_policy(
     keyword_only = [
         name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
     ]
-    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold"}
+    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "swap"}
     valid = sorted(set(keyword_only) - own)
     for option in policy.options:
         if option not in valid:

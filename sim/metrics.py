@@ -136,6 +136,7 @@ def summarise(
     summary |= _slo(result, completed, summary, samples)
     summary["prefix_cache"] = _prefix_cache(result, completed)
     summary |= _steps(result, summary["duration"])
+    summary["swap"] = result.facts.get("swap")
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
     verdict = judge(requests, arrival_kind(result.manifest))
     summary |= {

@@ -25,6 +25,7 @@ class Reason(IntEnum):
     NEVER_FITS = 2  # needs more KV blocks than the replica has
     CLIENT_TIMEOUT = 3
     INTERRUPTED = 4
+    QUEUE_FULL = 5  # max_queued_requests were waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from sim.breakdown import breakdown
 from sim.build import Setup, build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
+from sim.kv.host_pool import swap_totals
 from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
 from sim.step import NO_LIMIT
-from sim.units import to_ps
+from sim.units import to_ps, to_s
 
 _VERSIONED = ("roofserve", "simpy", "numpy", "scipy")
 
@@ -56,9 +57,10 @@ def run_setup(
     """The same for a scenario that is already built. A setup is good for one run."""
     timeout = setup.spec.client_timeout_s
     total = setup.workload.num_requests
+    parts = [setup.parts(max_run=1 if step_by_step else NO_LIMIT) for _ in range(setup.scenario.replicas.count)]
     cluster = Cluster(
         setup.workload,
-        [setup.parts(max_run=1 if step_by_step else NO_LIMIT) for _ in range(setup.scenario.replicas.count)],
+        parts,
         setup.router(),
         max_model_len=setup.engine.max_model_len,
         client_timeout_ps=None if timeout is None else to_ps(timeout),
@@ -70,6 +72,10 @@ def run_setup(
     recorder = cluster.recorder
     tables = recorder.requests.table(), recorder.steps.table(), recorder.segments.table()
     result = RunResult(*tables, manifest=manifest(setup, cluster.interrupted))
+    pools = [part.host for part in parts if part.host is not None]
+    if pools:
+        stalled_ps = sum(replica.stalled_ps for replica in cluster.replicas)
+        result.manifest["facts"]["swap"] = {**swap_totals(pools), "stalled_s": to_s(stalled_ps)}
     audit(result, cluster.submitted)
     return result
 

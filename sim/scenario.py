@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -26,11 +28,26 @@ from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
 from sim.presets import Seconds
 from sim.slo import check_objective
+from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 _MOST = 2**31 - 1
 
+
+def _read_bytes(raw: Any) -> Any:
+    if not isinstance(raw, str):
+        return raw
+    return round(quantity(raw, BYTES_PER_S if raw.rstrip().endswith("/s") else BYTES))
+
+
 Count = Annotated[int, Field(gt=0, le=_MOST)]
+ByteCount = Annotated[
+    int,
+    BeforeValidator(_read_bytes),
+    Field(gt=0, le=2**62),
+    WithJsonSchema({"type": ["string", "integer"], "description": "bytes with their unit, such as '16 GiB', or bare"}),
+]
+"""Bytes, or bytes per second, as people write them."""
 Objective = Annotated[str, AfterValidator(check_objective)]
 LimitValue = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -72,6 +89,19 @@ class PrefixCacheSpec(BaseModel):
     )
 
 
+class OffloadSpec(BaseModel):
+    """Host memory for the keys and values of preempted requests, and the way there."""
+
+    model_config = _STRICT
+
+    capacity: ByteCount | None = Field(default=None, description="of a replica, such as 16 GiB; default: 4 GiB per GPU")
+    bandwidth: ByteCount | None = Field(
+        default=None, description="each way, all GPUs of a replica together, such as 50 GB/s; default: from the profile"
+    )
+    latency_s: Seconds = Field(default=0.0, description="of every copy besides, such as 10 us")
+    overlap: bool = Field(default=False, description="steps go on while copies are under way (false: vLLM V0)")
+
+
 class KVCacheSpec(BaseModel):
     """How KV memory is handed out."""
 
@@ -83,6 +113,9 @@ class KVCacheSpec(BaseModel):
         default=None, description="share KV blocks of equal prompt prefixes (vLLM --enable-prefix-caching)"
     )
     prefix_cache: PrefixCacheSpec = Field(default_factory=PrefixCacheSpec, description="how prefixes are matched")
+    offload: OffloadSpec = Field(
+        default_factory=OffloadSpec, description="where preempted requests go with preemption_mode: swap"
+    )
 
 
 class HostSpec(BaseModel):
@@ -133,6 +166,12 @@ class EngineSpec(BaseModel):
     )
     expert_parallel_size: Count | None = Field(
         default=None, description="groups of GPUs that hold whole experts (SGLang --ep-size); default: all or one"
+    )
+    preemption_mode: Literal["recompute", "swap"] = Field(
+        default="recompute", description="what becomes of preempted requests (vLLM V0): swap copies them to the host"
+    )
+    max_queued_requests: Count | None = Field(
+        default=None, description="arrivals are rejected while so many wait (SGLang --max-queued-requests)"
     )
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sim.request import Request
 
 NO_LIMIT = 1 << 60
+OUT, IN = "out", "in"
+"""Kinds of transfers: to the host's memory, and back."""
+
+
+class Transfer(NamedTuple):
+    """Keys and values of a request that are copied. `kind` names the link of the replica that carries them."""
+
+    request: Request
+    bytes_: int
+    kind: str
 
 
 class StepPlan:
@@ -15,10 +26,10 @@ class StepPlan:
     `chunks` are prompt pieces, `(request, new tokens)`; all decoding sequences take part when `decodes` is true.
     A plan with chunks, or one that preempted, is good for one step only. `valid_until_ps` asks for a new plan at the
     first boundary at or after that time. A plan may be empty (neither chunks nor decodes) when requests were preempted
-    and yet nothing can run before a step in flight has ended.
+    and yet nothing can run before a step in flight, or a copy, has ended. `transfers` are copies that begin with it.
     """
 
-    __slots__ = ("chunks", "decodes", "max_steps", "preempted", "valid_until_ps")
+    __slots__ = ("chunks", "decodes", "max_steps", "preempted", "transfers", "valid_until_ps")
 
     def __init__(
         self,
@@ -26,11 +37,12 @@ class StepPlan:
         decodes: bool = True,
         preempted: list[Request] | None = None,
         valid_until_ps: int = NO_LIMIT,
+        transfers: Sequence[Transfer] = (),
     ) -> None:
-        self.chunks, self.decodes, self.valid_until_ps = chunks, decodes, valid_until_ps
+        self.chunks, self.decodes, self.valid_until_ps, self.transfers = chunks, decodes, valid_until_ps, transfers
         self.preempted = preempted
         """Requests that were sent back to the waiting queue to make room."""
-        self.max_steps = 1 if chunks or preempted else NO_LIMIT
+        self.max_steps = 1 if chunks or preempted or transfers else NO_LIMIT
 
 
 DECODE = StepPlan()

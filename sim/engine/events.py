@@ -1,8 +1,8 @@
 """The one event type of the engine: at a time, with a rank inside that instant.
 
 Two modes of execution (leaping and single-stepping) insert events in different orders, so insertion order must never
-decide anything. Every event carries a rank that does: ends of steps by replica, then arrivals and completions by
-request, then client time-outs by request, then plans by replica.
+decide anything. Every event carries a rank that does: ends of steps by replica, then what links do, then arrivals by
+request, ends of copies by request, client time-outs by request, plans by replica.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from simpy.events import Event
 # Ranks are SimPy priorities; the lower goes first. Request ids stay below 1 << 40.
 STOP = -(1 << 60)
 BOUNDARY = -(1 << 50)  # + replica
+LINK = -(1 << 40)  # nothing but the link's own books
 ARRIVAL = 0  # + request id
+COMPLETION = 1 << 42  # + request id
 TIMEOUT = 1 << 45  # + request id
 PLAN = 1 << 50  # + replica
 

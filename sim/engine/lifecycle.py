@@ -10,6 +10,7 @@ from sim.engine.recorder import Recorder, Rows
 from sim.kv.base import KVAllocator
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
+from sim.step import NO_LIMIT, Transfer
 
 EndHandler = Callable[[Request, int], None]
 """Called with a request that has ended and the present time."""
@@ -36,6 +37,7 @@ class Lifecycle:
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
         self._drains = scheduler.drains_together
+        self._copying: dict[int, Transfer] = {}  # copies under way, by request
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._start = 0  # of the run in force
         self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
@@ -108,7 +110,8 @@ class Lifecycle:
                 self._scheduler.abort(request)
             elif request.state is State.RUNNING:
                 request.state = State.ABORTED
-                self._note_scheduled(request)
+                if request.id not in self._copying and request.segment_start_ps < NO_LIMIT:
+                    self._note_scheduled(request)
                 self._leave(request, min(self._delivered, request._finish_step), now)
             else:
                 continue
@@ -117,15 +120,19 @@ class Lifecycle:
     def _leave(self, request: Request, delivered: int, now: int) -> None:
         """A running request gives back its seat and its memory; it has the tokens of steps up to `delivered`."""
         if request.joined_step >= 0:
-            if request.segment_start_ps > now:  # its first token is in flight and will not arrive
-                delivered = request.joined_step - 1
+            first = request.segment_step
+            if request.segment_start_ps > now:  # the first token of this stretch is in flight and will not arrive
+                delivered = first - 1
                 if request.first_token_ps > now:
                     request.first_token_ps = -1
             else:
-                segment = (request.id, self.index, request.segment_start_ps, request.joined_step, delivered)
+                segment = (request.id, self.index, request.segment_start_ps, first, delivered)
                 self._segments.add(self._segments.pack(*segment))
             self._batch.leave(request, delivered)
-        self._kv.release(request)
+        if self._copying and request.id in self._copying:
+            self._kv.park(request)  # until the copy has ended
+        else:
+            self._kv.release(request)
         self._scheduler.finish(request)
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
@@ -145,13 +152,15 @@ class Lifecycle:
         """The stretch of decoding that a preemption ends; a token in flight still arrives."""
         steps = self._batch.steps
         for request in preempted:
-            request.preempted_at_ps = now
-            if request.segment_step < 0:
+            if request.preempted_at_ps < 0:
+                request.preempted_at_ps = now
+            first, request.segment_step = request.segment_step, -1
+            if first < 0:
                 continue  # it was still prefilling
-            self._segments.add(
-                self._segments.pack(request.id, self.index, request.segment_start_ps, request.segment_step, steps)
-            )
-            request.segment_step = -1
+            if first > steps:  # it was swapped in and has not decoded since
+                request.segment_start_ps = now
+                continue
+            self._segments.add(self._segments.pack(request.id, self.index, request.segment_start_ps, first, steps))
             if self._delivered < steps:
                 request.segment_start_ps = self._free_ps
 

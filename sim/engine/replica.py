@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import simpy
 
@@ -11,13 +12,16 @@ from sim.batch import DecodeBatch
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.events import BOUNDARY, PLAN, Alarm
-from sim.engine.lifecycle import EndHandler, Lifecycle
+from sim.engine.lifecycle import EndHandler
+from sim.engine.link import LinkRate
 from sim.engine.recorder import Recorder
+from sim.engine.transfers import Transfers
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
+from sim.kv.host_pool import HostPool
 from sim.request import Reason, Request, State
 from sim.schedulers.base import Scheduler
-from sim.step import DECODE, NO_LIMIT, Idle, StepPlan
+from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,17 @@ class ReplicaParts:
     lead: int = 0
     max_run: int = NO_LIMIT
     """Most steps executed per plan; 1 is single-stepping."""
+    max_queued_requests: int | None = None
+    """Arrivals are refused while so many wait (SGLang's `--max-queued-requests`)."""
+    links: Mapping[str, LinkRate] = field(default_factory=dict)
+    """What carries the transfers of the scheduler's plans, by their kind."""
+    overlap: bool = False
+    """Whether steps go on while copies are under way; else the step that follows waits for them."""
+    host: HostPool | None = None
+    """Where preempted requests are swapped to."""
 
 
-class Replica(Lifecycle):
+class Replica(Transfers):
     """Runs of steps on one model copy.
 
     A plan is executed for as many steps as nothing can change (`max_run` = 1 makes it single-step; the results are
@@ -51,7 +63,9 @@ class Replica(Lifecycle):
         ended: EndHandler,
     ) -> None:
         super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
+        self.connect(env, parts.links, parts.overlap)
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
+        self._max_queued = parts.max_queued_requests
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
         self._plan: StepPlan | None = None  # in force; None: nothing is planned
@@ -61,6 +75,7 @@ class Replica(Lifecycle):
         self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
         self._boundary_ps = -1  # the last boundary
+        self._blocked_ps = -1  # since when nothing can be planned before a copy has ended
 
     # ---- what others may ask
     def submit(self, request: Request) -> None:
@@ -70,8 +85,12 @@ class Replica(Lifecycle):
             self._interrupt()
 
     def refusal(self, request: Request) -> Reason:
-        """Why this replica could never serve the request, or NONE."""
-        return Reason.NEVER_FITS if self._kv.blocks_for(request) > self._kv.total_blocks else Reason.NONE
+        """Why this replica does not take the request, or NONE."""
+        if self._kv.blocks_for(request) > self._kv.total_blocks:
+            return Reason.NEVER_FITS
+        if self._max_queued is not None and self._scheduler.num_waiting >= self._max_queued:
+            return Reason.QUEUE_FULL
+        return Reason.NONE
 
     def time_out(self, request: Request) -> None:
         """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
@@ -126,6 +145,8 @@ class Replica(Lifecycle):
                 self._alarm = None
                 self._plan_soon()
                 return
+            if plan.transfers:
+                self._copy(plan.transfers, max(now, self._free_ps), now)
             if not plan.chunks and not plan.decodes:
                 self._wait(NO_LIMIT, now)
                 return
@@ -133,12 +154,17 @@ class Replica(Lifecycle):
         self._plan = plan
         self._running = running = self._scheduler.num_running
         self._waiting = self.outstanding - running
-        self._start = start = now if now > self._free_ps else self._free_ps
+        self._start = start = planned = now if now > self._free_ps else self._free_ps
+        if self._stall_ps:
+            limit, self._start, self._stall_ps = 1, start + self._stall_ps, 0
+            start = self._start
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
+        if self._resumed and plan.decodes:
+            self._note_resumed(times.end_of(1))
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
-        wake = start if steps == self._lead else start + times.end_of(steps - self._lead)
+        wake = planned if steps == self._lead else start + times.end_of(steps - self._lead)
         self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
 
     def _end(self, alarm: Alarm) -> None:
@@ -166,6 +192,8 @@ class Replica(Lifecycle):
             self._end_requests(now)
         if chunks and self._lead:  # they are in flight: what they emit is not due yet
             self._apply_chunks(chunks)
+        if self._arrived:
+            self._deliver()
         queue = env._queue
         if queue and queue[0][0] == now:
             self._plan_soon()  # something else happens at this very instant
@@ -199,10 +227,13 @@ class Replica(Lifecycle):
         """Nothing to plan: until something arrives, the scheduler's deadline, or the end of the step in flight."""
         self._plan = self._times = None
         if self._scheduler.num_running:
-            if self._free_ps <= now:
+            if self._free_ps > now:
+                until_ps = min(until_ps, self._free_ps)
+            elif self._copying:
+                self._blocked_ps = now
+            else:
                 raise InvariantError(f"replica {self.index} has running requests and plans no step")
-            until_ps = min(until_ps, self._free_ps)
-        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT:
+        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT and not self._copying:
             raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
         self._alarm = None
         if until_ps < NO_LIMIT:
@@ -219,9 +250,19 @@ class Replica(Lifecycle):
         self._plan_soon()
 
     def _plan_soon(self) -> None:
+        if self._blocked_ps >= 0:
+            self.stalled_ps += self._now - self._blocked_ps
+            self._blocked_ps = -1
         if not self._planning:
             self._planning = True
             Alarm(self._env, PLAN + self.index, 0, self._begin)
+
+    def _copied(self, transfer: Transfer) -> None:
+        """A copy has ended: it takes effect at the first boundary from now on, or at once if nothing is planned."""
+        self._arrived.append(transfer)
+        if self._plan is None:
+            self._deliver()
+        self._interrupt()
 
     def _interrupt(self) -> None:
         """Make the run in force end at the first boundary at or after now."""

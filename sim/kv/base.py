@@ -48,6 +48,8 @@ class KVAllocator(Protocol):
     block_tokens: int
     stored_tokens: int
     """Tokens that have been given room and not released, as of the last commit."""
+    parked_blocks: int
+    """At most so many blocks become free once the copies under way have ended (see `park`)."""
 
     def blocks_for(self, request: Request) -> int:
         """The most blocks this request may ever hold. More than `total_blocks`: it can never be served."""
@@ -95,6 +97,21 @@ class KVAllocator(Protocol):
 
     def release(self, request: Request) -> None:
         """Everything the request holds is free. Its token counts must be current."""
+        ...
+
+    def park(self, request: Request) -> None:
+        """What the request holds is being copied elsewhere: it stops growing and keeps its blocks until `release`.
+
+        Its token counts must be current; they may change from now on, for it may live on elsewhere.
+        """
+        ...
+
+    def restore(self, request: Request) -> Grant | None:
+        """Room for all `computed_tokens` of a request that holds nothing here, or None and nothing has changed.
+
+        None, too, where there would be no room for its next token, or while it is parked. Never takes blocks that the
+        growing requests need for their next token.
+        """
         ...
 
     def usage(self) -> KVUsage:

@@ -52,7 +52,7 @@ class RecencyQueue:
     """
 
     __slots__ = ("_last", "_runs", "blocks")
-    lazy = True
+    lazy: ClassVar[bool] = True
 
     def __init__(self, blocks: int) -> None:
         self._last: Run | None = None
@@ -117,7 +117,7 @@ class RankedQueue:
     """
 
     __slots__ = ("_buckets", "_by_hits", "_ranks", "_unknown", "_whole", "blocks")
-    lazy = False
+    lazy: ClassVar[bool] = False
 
     def __init__(self, blocks: int, *, by_hits: bool, whole: bool) -> None:
         self._by_hits, self._whole = by_hits, whole

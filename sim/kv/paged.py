@@ -22,13 +22,25 @@ class PagedKV:
     a window only.
     """
 
-    __slots__ = ("_due", "_fixed", "_growing", "_phase", "block_tokens", "free_blocks", "stored_tokens", "total_blocks")
+    __slots__ = (
+        "_due",
+        "_fixed",
+        "_growing",
+        "_parked",
+        "_phase",
+        "block_tokens",
+        "free_blocks",
+        "parked_blocks",
+        "stored_tokens",
+        "total_blocks",
+    )
 
     def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0) -> None:
         self.total_blocks = self.free_blocks = total_blocks
         self.block_tokens, self._fixed = block_tokens, fixed_blocks
         self._due = [0] * (2 * block_tokens)
-        self._phase = self._growing = self.stored_tokens = 0
+        self._phase = self._growing = self.stored_tokens = self.parked_blocks = 0
+        self._parked: dict[Request, int] = {}  # tokens of requests that are being copied elsewhere
 
     def blocks_for(self, request: Request) -> int:
         """Blocks of the prompt and the longest output the client allows."""
@@ -90,7 +102,10 @@ class PagedKV:
         self._phase = (self._phase + steps) % self.block_tokens
 
     def release(self, request: Request) -> None:
-        """Free the blocks of a request that prefills, or decodes and has left the batch."""
+        """Free the blocks of a request that is parked, or prefills, or decodes and has left the batch."""
+        if self._parked and request in self._parked:
+            self._free_parked(request)
+            return
         held, reserved = request.computed_tokens, request.reserved_tokens
         if reserved == GROWING:
             self._count(held, -1)
@@ -101,13 +116,33 @@ class PagedKV:
         self.stored_tokens -= held
         request.reserved_tokens = 0
 
+    def park(self, request: Request) -> None:
+        """Its blocks stay in use under the allocator's own account."""
+        held = request.computed_tokens
+        if request.reserved_tokens == GROWING:
+            self._count(held, -1)
+        self._parked[request] = held = max(held, request.reserved_tokens)
+        self.parked_blocks += ceil_div(held, self.block_tokens) + self._fixed
+        request.reserved_tokens = 0
+
+    def restore(self, request: Request) -> Grant | None:
+        """Blocks for what was computed, if its next token has room as well."""
+        tokens, size = request.computed_tokens, self.block_tokens
+        need = ceil_div(tokens, size) + self._fixed
+        if request in self._parked or need + (tokens % size == 0) > self.free_blocks - self._due[self._phase]:
+            return None
+        self.free_blocks -= need
+        self.stored_tokens += tokens
+        request.reserved_tokens = tokens
+        return GRANTED
+
     def usage(self) -> KVUsage:
         """Blocks in use, and how much of them is filled."""
         return KVUsage(self.total_blocks, self.used_after(0), self.block_tokens, self.stored_tokens)
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """Free and held blocks add up, and the histogram counts exactly the growing requests."""
-        held = growing = 0
+        held, growing = self.parked_blocks, 0
         for request, tokens in holders:
             growing += request.reserved_tokens == GROWING
             held += ceil_div(max(tokens, request.reserved_tokens), self.block_tokens) + self._fixed
@@ -116,6 +151,13 @@ class PagedKV:
                 f"KV blocks do not add up: {held} held by requests ({growing} growing) + {self.free_blocks} free "
                 f"!= {self.total_blocks} in all ({self._growing} growing in the histogram)"
             )
+
+    def _free_parked(self, request: Request) -> None:
+        tokens = self._parked.pop(request)
+        blocks = ceil_div(tokens, self.block_tokens) + self._fixed
+        self.parked_blocks -= blocks
+        self.free_blocks += blocks
+        self.stored_tokens -= tokens
 
     def _grown(self, steps: int) -> int:
         p = self._phase

@@ -99,7 +99,7 @@ class PrefixCachedKV(PagedKV):
         self._demand(0 <= self.free_blocks <= self._free.blocks, "free blocks")
         self._take_owed()
         refs: Counter[Run] = Counter()
-        for request, _ in holders:
+        for request in [*(request for request, _ in holders), *self._parked]:
             if request in self._prompts:
                 refs.update(_chain(self._prompts[request].run))
         runs = [run for root in self._roots.values() for run in root.descendants()]

@@ -48,6 +48,10 @@ class Scheduler(Protocol):
         """The next step's work. Preempted requests are waiting again and hold no memory when this returns."""
         ...
 
+    def ready(self, request: Request) -> None:
+        """The keys and values of a running request have arrived: it decodes from the next step on."""
+        ...
+
     def finish(self, request: Request) -> None:
         """A running request has ended (completed or aborted); its memory has been released."""
         ...

@@ -6,6 +6,7 @@ from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
 from sim.request import Request, State
 from sim.schedulers.continuous import ContinuousScheduler
+from sim.schedulers.swap import Swap
 from sim.step import DECODE, IDLE, Idle, StepPlan
 
 
@@ -24,8 +25,9 @@ class ChunkedScheduler(ContinuousScheduler):
         max_num_seqs: int,
         max_num_batched_tokens: int,
         long_prefill_token_threshold: int = 0,
+        swap: Swap | None = None,
     ) -> None:
-        super().__init__(kv, batch, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+        super().__init__(kv, batch, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens, swap=swap)
         self._cap = long_prefill_token_threshold or max_num_batched_tokens
         self._prefilling: list[Request] = []  # admitted, prompt not yet computed; in order of admission
 
@@ -35,9 +37,9 @@ class ChunkedScheduler(ContinuousScheduler):
         if self._kv.shortage():
             preempted = self._make_room()
             if self._kv.shortage():
-                return StepPlan((), False, preempted)
+                return StepPlan((), False, preempted, transfers=self._take_copies())
         if not self._prefilling and not self._waiting.size:
-            return DECODE if self._running else IDLE
+            return DECODE if self._batch.count else IDLE
         return self._with_chunks(preempted)
 
     def _with_chunks(self, preempted: list[Request] | None) -> StepPlan | Idle:
@@ -48,9 +50,9 @@ class ChunkedScheduler(ContinuousScheduler):
             budget, preempted = self._continue_prefills(chunks, budget, preempted)
         if self._waiting.size and not preempted:
             self._admit(chunks, budget)
-        if chunks or preempted:
-            return StepPlan(chunks, self._batch.count > 0, preempted)
-        return DECODE if self._running else IDLE
+        if chunks or preempted or self._copies:
+            return StepPlan(chunks, self._batch.count > 0, preempted, transfers=self._take_copies())
+        return DECODE if self._batch.count else IDLE
 
     def _first_chunk(self, request: Request) -> int:
         budget = self._max_num_batched_tokens - self._batch.count
@@ -70,6 +72,8 @@ class ChunkedScheduler(ContinuousScheduler):
                     chunks.append((request, tokens))
                     budget -= tokens
                     break
+                if self._kv.parked_blocks:
+                    break  # what is being copied elsewhere will make room
                 decodes = self._batch.count
                 victim = self._newest({planned.id for planned, _ in chunks})
                 if victim is None:
@@ -83,6 +87,11 @@ class ChunkedScheduler(ContinuousScheduler):
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
         while waiting.size and budget > 0 and len(running) < self._max_num_seqs:
             request = waiting.head()
+            if request.computed_tokens:
+                if not self._restore(request):
+                    return
+                budget -= request.joined_step >= 0  # it decodes in this step
+                continue
             tokens = min(budget, request.target_tokens, self._cap)
             grant = kv.reserve(request, tokens)
             if grant is None:

@@ -1,0 +1,98 @@
+"""Keys and values on the move: what a replica's copies delay, and who goes on when they have arrived."""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import simpy
+
+from sim.batch import DecodeBatch
+from sim.engine.lifecycle import EndHandler, Lifecycle
+from sim.engine.link import Link, LinkRate
+from sim.engine.recorder import Recorder
+from sim.kv.base import KVAllocator
+from sim.request import Request, State
+from sim.schedulers.base import Scheduler
+from sim.step import IN, NO_LIMIT, Transfer
+
+
+class Transfers(Lifecycle, ABC):
+    """The copies of one replica. With `overlap` they share links while steps go on; else the next step waits.
+
+    A copy that ends takes effect at the first boundary at or after that, or at once when nothing is planned.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        scheduler: Scheduler,
+        kv: KVAllocator,
+        batch: DecodeBatch,
+        recorder: Recorder,
+        ended: EndHandler,
+    ) -> None:
+        super().__init__(index, scheduler, kv, batch, recorder, ended)
+        self._rates: Mapping[str, LinkRate] = {}
+        self._links: dict[str, Link] = {}  # none: the next step waits for the copies
+        self._arrived: list[Transfer] = []  # they take effect at the next boundary
+        self._resumed: list[Request] = []  # they decode again, from the next decode step on
+        self._stall_ps = 0  # by so much the next step is delayed
+        self.stalled_ps = 0
+        """Time in which requests ran but no step could, because of copies."""
+
+    def connect(self, env: simpy.Environment, rates: Mapping[str, LinkRate], overlap: bool) -> None:
+        """Links of the replica's own, by the kind of transfer that they carry."""
+        self._rates = rates
+        self._links = {kind: Link(env, rate) for kind, rate in rates.items()} if overlap else {}
+
+    def _copy(self, transfers: Sequence[Transfer], start_ps: int, now: int) -> None:
+        """The copies of a plan: they begin when its step does, or delay it. Different links work side by side."""
+        if self._links:
+            for transfer in transfers:
+                self._copying[transfer.request.id] = transfer
+                done = lambda _, t=transfer: self._copied(t)  # noqa: E731
+                self._links[transfer.kind].send(transfer.request.id, transfer.bytes_, done, start_ps - now)
+            return
+        sizes: dict[str, int] = {}
+        for transfer in transfers:
+            sizes[transfer.kind] = sizes.get(transfer.kind, 0) + transfer.bytes_
+            if transfer.kind == IN:
+                self._resume(transfer.request)
+        delay = max(self._rates[kind].duration_ps(size) for kind, size in sizes.items())
+        self._stall_ps += delay
+        self.stalled_ps += delay
+
+    @abstractmethod
+    def _copied(self, transfer: Transfer) -> None:
+        """A copy has ended."""
+
+    def _deliver(self) -> None:
+        """What has arrived takes effect: blocks are free, or a request that runs decodes again."""
+        arrived, self._arrived = self._arrived, []
+        for transfer in arrived:
+            request = transfer.request
+            del self._copying[request.id]
+            if transfer.kind == IN and request.state is State.RUNNING:
+                self._scheduler.ready(request)
+                self._resume(request)
+            else:
+                self._kv.release(request)
+
+    def _resume(self, request: Request) -> None:
+        """The scheduler has joined a request to the batch; its next token comes with the next decode step."""
+        steps = self._batch.steps
+        request._finish_step = last = steps + request._output_tokens - request.emitted_tokens
+        heapq.heappush(self._finishes, (last, request.id, request.preemptions, request))
+        request.segment_step = steps + 1
+        request.segment_start_ps = NO_LIMIT  # until that step is planned
+        self._resumed.append(request)
+
+    def _note_resumed(self, first_step_ps: int) -> None:
+        """The first decode step since `_resume` starts at `_start` and lasts `first_step_ps`."""
+        for request in self._resumed:
+            if request.joined_step >= 0 and request.segment_start_ps == NO_LIMIT:
+                request.segment_start_ps = self._start + first_step_ps
+                self._note_scheduled(request)
+        self._resumed.clear()
