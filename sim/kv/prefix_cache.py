@@ -78,10 +78,11 @@ class PrefixCachedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
-        if not self._free.lazy:
-            self._take_owed()
         prompt = self._prompts.pop(request, None)
-        if prompt is not None and prompt.blocks > prompt.run.end:
+        inserts = prompt is not None and prompt.blocks > prompt.run.end
+        if inserts or not self._free.lazy:
+            self._take_owed()
+        if prompt is not None and inserts:
             decodes = request.reserved_tokens == GROWING
             known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
             self._insert(prompt, known)

@@ -62,7 +62,7 @@ def test_nobody_is_restored_who_is_still_parked() -> None:
     kv.check([(request, 8)])
 
 
-@pytest.mark.parametrize("make", [PagedKV, PREFIX_CACHES["paged"]])
+@pytest.mark.parametrize("make", [PagedKV, *PREFIX_CACHES.values()])
 @given(seed=st.integers(0, 10**6))
 @examples(100)
 def test_blocks_are_conserved(make: type[PagedKV], seed: int) -> None:
