@@ -27,7 +27,15 @@ from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import Document, KeyPath, load_yaml, validate
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
-from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.engine.router import (
+    Random,
+    RoundRobin,
+    Router,
+    kv_aware,
+    least_kv_usage,
+    least_outstanding_requests,
+    prefix_affinity,
+)
 from sim.engine_settings import Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
@@ -69,6 +77,8 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "random": Random,
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
+    "prefix_affinity": lambda seed: prefix_affinity,
+    "kv_aware": lambda seed: kv_aware,
 }
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,

@@ -111,11 +111,22 @@ class Replica(Transfers):
 
     def used_blocks(self) -> int:
         """KV blocks in use now, read from the run in force without committing any of it."""
+        return self._kv.used_after(self._begun())
+
+    def used_tokens(self) -> int:
+        """The same in tokens of room."""
+        return self.used_blocks() * self._kv.block_tokens
+
+    def find_cached(self, request: Request) -> int:
+        """Prompt tokens that a request which arrives now would find here."""
+        return self._kv.find_cached(request, self._begun())
+
+    def _begun(self) -> int:
+        """Decode steps of the run in force that single-stepping would have committed by now."""
         if self._plan is None or self._times is None or not self._plan.decodes:
-            return self._kv.used_after(0)
+            return 0
         elapsed = self._now - self._start
-        committed = self._times.ended_by(elapsed) + self._lead if elapsed >= 0 else 0
-        return self._kv.used_after(min(committed, self._steps))
+        return min(self._times.ended_by(elapsed) + self._lead, self._steps) if elapsed >= 0 else 0
 
     def check(self) -> None:
         """Raise InvariantError unless the blocks agree with the requests that hold them, as of the last commit."""

@@ -42,11 +42,11 @@ class PrefixCachedKV(PagedKV):
         self._prompts: dict[Request, Prompt] = {}  # of those that hold blocks and may share them
         self._roots: dict[int, Run] = {}  # by tokens per hash: hashes of different lengths never match
 
-    def find_cached(self, request: Request) -> int:
+    def find_cached(self, request: Request, after: int = 0) -> int:
         """Tokens of the longest known beginning, in whole blocks."""
         if not request.traits.prefix_hashes:
             return 0
-        self._take_owed()
+        self._take_owed(after)
         prompt = self._prompt(request)
         return prompt.find(self._limit(request, prompt))[1] * self.block_tokens
 
@@ -214,9 +214,11 @@ class PrefixCachedKV(PagedKV):
             return RankedQueue(self.total_blocks, by_hits=True, whole=False)
         return RecencyQueue(self.total_blocks)
 
-    def _take_owed(self) -> None:
-        """Take from the queue what has been counted as used since the last time."""
+    def _take_owed(self, after: int = 0) -> None:
+        """Take from the queue what has been counted as used since the last time, and what `after` steps more will."""
         owed = self._free.blocks - self.free_blocks
+        if after:
+            owed += self._grown(after)
         if owed > 0:
             self._free.take(owed)
 
