@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
-from sim.documents import KeyPath
+from pydantic import BaseModel, ConfigDict, create_model
+
+from sim.documents import KeyPath, validate
+from sim.kv_settings import resolve_kv_cache
 from sim.presets import EnginePreset, load_preset
 from sim.scenario import LoadedScenario, Policy
 from sim.specs.architecture import FullAttention, ModelArchitecture
@@ -16,6 +19,14 @@ from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
 from sim.units import GIB
 
+_NOT_OPTIONS = {
+    "max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "max_model_len", "bound_tokens", "mover",
+}  # fmt: skip
+"""What constructors of policies are given from settings of their own."""
+
+
+RESTORING = ("chunked", "continuous")
+"""Schedulers that admit requests whose keys and values are elsewhere."""
 PCIE_SHARE = 0.78
 """Of the nominal PCIe rate that large copies reach one way: about 50 of 64 GB/s on the H100, as measured for vLLM's KV
 offloading (vLLM blog, January 2026)."""
@@ -45,7 +56,9 @@ class Engine:
     preemption_mode: str
     max_queued_requests: int | None
     async_scheduling: bool
+    length_predictor: dict[str, Any] | None
     host: dict[str, float]
+    sampling: str
 
     @property
     def layout(self) -> Layout:
@@ -74,23 +87,15 @@ def resolve_engine(
         budget = max(budget, given.max_num_seqs)
     if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
         seqs = min(seqs, given.max_num_batched_tokens)
-    kv = given.kv_cache
-    prefix_cache = preset.prefix_cache.model_copy(update=kv.prefix_cache.model_dump(exclude_none=True))
     engine = Engine(
         preset=given.preset,
-        scheduler={"kind": scheduler.kind, **scheduler.options},
+        scheduler=scheduler.as_dict(),
         max_num_seqs=given.max_num_seqs or seqs,
         max_num_batched_tokens=given.max_num_batched_tokens or budget,
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
         max_model_len=max_model_len,
         gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache={
-            "allocator": kv.allocator,
-            "block_size": kv.block_size or (1 if kv.prefix_cache.match == "radix" else preset.block_size),
-            "enable_prefix_caching": _first(kv.enable_prefix_caching, preset.enable_prefix_caching),
-            "prefix_cache": prefix_cache.model_dump(),
-            **_offload(loaded, gpu),
-        },
+        kv_cache=resolve_kv_cache(loaded, preset) | _offload(loaded, gpu, scheduler.kind),
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
         num_gpu_blocks_override=given.num_gpu_blocks_override,
@@ -107,17 +112,22 @@ def resolve_engine(
         preemption_mode=given.preemption_mode,
         max_queued_requests=given.max_queued_requests,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
+        length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
+        sampling=_sampling(given.sampling, architecture),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
 
 
-def _offload(loaded: LoadedScenario, gpu: Gpu) -> dict[str, Any]:
+def _offload(loaded: LoadedScenario, gpu: Gpu, scheduler: str) -> dict[str, Any]:
     """The host's share in swapping. Each GPU has its own link to the host, and vLLM V0's 4 GiB of its memory."""
     given = loaded.scenario.engine
     if given.preemption_mode != "swap":
         return {}
+    if scheduler not in RESTORING:
+        raise loaded.document.error(("engine", "preemption_mode"), f"the {scheduler} scheduler recomputes who is "
+                                    f"preempted; swap needs {' or '.join(RESTORING)}", value="swap")  # fmt: skip
     spec, gpus = given.kv_cache.offload, given.tensor_parallel_size * given.pipeline_parallel_size
     offload = {
         "capacity": spec.capacity or 4 * GIB * gpus,
@@ -178,16 +188,21 @@ def _expert_parallel(loaded: LoadedScenario, architecture: ModelArchitecture) ->
 
 def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[str, Callable[..., Any]]]) -> None:
     """Raise ConfigError for a policy, or an option of one, that does not exist."""
-    given, match = loaded.scenario.engine, loaded.scenario.engine.kv_cache.prefix_cache.match
+    given = loaded.scenario.engine
     named = {
         ("engine", "scheduler"): given.scheduler,
-        ("engine", "kv_cache", "allocator"): Policy(kind=given.kv_cache.allocator),
-        ("engine", "kv_cache", "prefix_cache", "match"): None if match is None else Policy(kind=match),
+        ("engine", "kv_cache", "allocator"): given.kv_cache.allocator,
+        ("engine", "kv_cache", "prefix_cache", "match"): _named(given.kv_cache.prefix_cache.match),
+        ("engine", "length_predictor"): given.length_predictor,
         ("replicas", "router"): loaded.scenario.replicas.router,
     }
     for key, policy in named.items():
         if policy is not None:
             _check_policy(loaded, key, policy, policies[key])
+
+
+def _named(kind: str | None) -> Policy | None:
+    return None if kind is None else Policy(kind=kind)
 
 
 def _check_policy(
@@ -198,11 +213,25 @@ def _check_policy(
     keyword_only = [
         name for name, p in inspect.signature(table[policy.kind]).parameters.items() if p.kind is p.KEYWORD_ONLY
     ]
-    own = {"max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "swap"}
-    valid = sorted(set(keyword_only) - own)
+    valid = sorted(set(keyword_only) - _NOT_OPTIONS)
     for option in policy.options:
         if option not in valid:
             raise loaded.document.error((*key, option), f"unknown option of {policy.kind}", choices=valid)
+    if policy.options:
+        validate(_options_model(table[policy.kind], valid), loaded.document, at=key, data=policy.options)
+
+
+def _options_model(policy: Callable[..., Any], names: list[str]) -> type[BaseModel]:
+    """What the options of a policy may be, from the types of its constructor's arguments."""
+    types = get_type_hints(getattr(policy, "__init__", policy), include_extras=True)
+    fields: dict[str, Any] = {name: (types[name], None) for name in names}
+    return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _sampling(given: str, architecture: ModelArchitecture) -> str:
+    if given != "auto":
+        return given
+    return "filtered" if architecture.filters_samples else "greedy"
 
 
 def _first(given: Any, default: Any) -> Any:

@@ -18,6 +18,7 @@ from sim.request import Reason, State
 from sim.results import Column, RunResult, Table
 from sim.series import (
     DURATION_COLUMNS,
+    KVLayout,
     Series,
     kv_growth,
     row_durations_ps,
@@ -318,22 +319,33 @@ def _replicas(result: RunResult) -> int:
 
 
 def _kv(result: RunResult, series: Series) -> dict[str, Any]:
-    """Blocks over the whole run (idle time included): used, of that filled and empty, and free, as shares of all."""
+    """Blocks over the whole run (idle time included), as shares of all and of those in use.
+
+    In use: filled with tokens, reserved for tokens that still come, and never filled (internal fragmentation). Not in
+    use: stranded (refused to the head of the queue) and free. The words are those of Kwon et al. (SOSP 2023, figure 2).
+    """
     facts = result.facts
     per_replica = facts.get("num_gpu_blocks") or 0
     blocks = per_replica * _replicas(result)
-    block_size = int(facts.get("block_size") or 1)
+    cache = KVLayout.of(result)
     batches = result.steps.batches(("kv_blocks", "kv_tokens", "running", "decodes", "steps"))
-    peak = max((float(np.max(b["kv_blocks"] + kv_growth(b, block_size)[1])) for b in batches), default=0.0)
-    used, filled = (float(np.mean(x)) * _covered(series, result) for x in (series.kv_blocks, series.kv_blocks_filled))
+    peak = max((float(np.max(b["kv_blocks"] + kv_growth(b, cache)[1])) for b in batches), default=0.0)
+    levels = series.kv_blocks, series.kv_blocks_filled, series.kv_blocks_unused, series.kv_blocks_stranded
+    used, filled, unused, stranded = (float(np.mean(x)) * _covered(series, result) for x in levels)
+    reserved = used - filled - unused
     return {
         "num_blocks": blocks,
         "block_size": facts.get("block_size"),
         "mean_used_share": _per(used, blocks),
         "peak_used_share": _per(min(peak, per_replica), per_replica),
         "mean_filled_share": _per(filled, blocks),
-        "mean_internal_fragmentation_share": _per(used - filled, blocks),
-        "mean_free_share": 1.0 - _per(used, blocks),
+        "mean_reserved_share": _per(reserved, blocks),
+        "mean_internal_fragmentation_share": _per(unused, blocks),
+        "mean_stranded_share": _per(stranded, blocks),
+        "mean_free_share": 1.0 - _per(used + stranded, blocks),
+        "filled_share_of_used": _per(filled, used),
+        "reserved_share_of_used": _per(reserved, used),
+        "internal_fragmentation_share_of_used": _per(unused, used),
     }
 
 

@@ -11,6 +11,7 @@ from sim.documents import load_yaml, validate
 from sim.specs.hardware import Gpu
 from sim.units import GIB, SECONDS, quantity
 
+OperatorClass = Literal["gemm", "moe", "attention_decode", "attention_prefill", "elementwise", "collective"]
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 _LARGE_GPU_BYTES = 70 * GIB
 
@@ -24,13 +25,24 @@ Seconds = Annotated[
 
 
 class HostDefaults(BaseModel):
-    """Time of the engine around the GPU that is not hidden behind it."""
+    """Time of the engine around the GPU that is not hidden behind it: between steps, and before and after them."""
 
     model_config = _FROZEN
 
     step_s: Seconds = Field(default=0.0, description="per step")
     sequence_s: Seconds = Field(default=0.0, description="per sequence and step")
     token_s: Seconds = Field(default=0.0, description="per new token of a step")
+    request_s: Seconds = Field(default=0.0, description="per request, between client and scheduler, there and back")
+    prompt_token_s: Seconds = Field(default=0.0, description="per prompt token, tokenised one request after the other")
+
+
+class SamplerDefaults(BaseModel):
+    """What drawing from the likeliest tokens only (top-k, top-p) adds to a step: the logits are sorted."""
+
+    model_config = _FROZEN
+
+    filter_s: Seconds = Field(default=0.0, description="per step: the launches of many small kernels")
+    filter_bytes_per_logit: float = Field(default=0.0, ge=0, description="memory traffic per logit")
 
 
 class LargeGpuDefaults(BaseModel):
@@ -66,10 +78,15 @@ class EnginePreset(BaseModel):
     stack: str = Field(default="vllm", description="software stack whose kernels price the steps, where measured")
     block_size: int = Field(gt=0)
     enable_prefix_caching: bool
+    watermark: float = Field(default=0.0, ge=0, lt=1, description="share of KV blocks kept free at admission")
     prefix_cache: PrefixCacheDefaults = PrefixCacheDefaults()
     async_scheduling: bool
     long_prefill_token_threshold: int = Field(ge=0)
     host: HostDefaults = HostDefaults()
+    sampler: SamplerDefaults = SamplerDefaults()
+    kernel_factors: dict[OperatorClass, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="times of this engine's kernels over those of the measured stack, by operator class"
+    )
 
     def limits(self, gpu: Gpu) -> tuple[int, int]:
         """(max_num_seqs, max_num_batched_tokens) that the engine chooses on this GPU."""

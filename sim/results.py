@@ -46,6 +46,7 @@ REQUEST_COLUMNS: Mapping[str, str] = {
     "cached_tokens": "i",  # prompt tokens served by the prefix cache at the first admission
     "preemptions": "i",
     "preempted_ps": "q",  # total time between being preempted and being admitted again
+    "kv_unused_tokens": "i",  # room it held in the KV cache when it ended and had never filled
 }
 STEP_COLUMNS: Mapping[str, str] = {
     "replica": "h",
@@ -62,6 +63,7 @@ STEP_COLUMNS: Mapping[str, str] = {
     "kv_tokens": "q",  # tokens that have room in them; what is left of the blocks is waste
     "waiting": "i",  # requests in the queue when the run was planned that the row belongs to
     "running": "i",  # requests admitted by then
+    "kv_stranded_blocks": "i",  # free blocks that the head of the queue had been refused by then
 }
 SEGMENT_COLUMNS: Mapping[str, str] = {
     "request_id": "q",

@@ -64,6 +64,7 @@ def run_setup(
         setup.router(),
         max_model_len=setup.engine.max_model_len,
         client_timeout_ps=None if timeout is None else to_ps(timeout),
+        front_end=setup.front_end(),
         on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
         directory=directory,
     )
@@ -103,6 +104,8 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
             "num_gpu_blocks": setup.num_blocks,
             "block_size": setup.engine.kv_cache["block_size"],
             "kv_block_bytes": setup.memory.block_bytes,
+            "kv_fixed_blocks": setup.fixed_blocks,
+            "kv_bound_tokens": setup.bound_tokens,
             "memory": setup.memory.as_dict(),
             "model_parameters": setup.architecture.num_parameters,
             "price_per_gpu_hour_usd": None if price is None else price.mid,

@@ -69,9 +69,26 @@ class Policy(BaseModel):
         """Everything beside the name."""
         return dict(self.model_extra or {})
 
+    def as_dict(self) -> dict[str, Any]:
+        """Name and options as they may be written."""
+        return {"kind": self.kind, **self.options}
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+class OffloadSpec(BaseModel):
+    """Host memory for the keys and values of preempted requests, and the way there."""
+
+    model_config = _STRICT
+
+    capacity: ByteCount | None = Field(default=None, description="of a replica, such as 16 GiB; default: 4 GiB per GPU")
+    bandwidth: ByteCount | None = Field(
+        default=None, description="each way, all GPUs of a replica together, such as 50 GB/s; default: from the profile"
+    )
+    latency_s: Seconds = Field(default=0.0, description="of every copy besides, such as 10 us")
+    overlap: bool = Field(default=False, description="steps go on while copies are under way (false: vLLM V0)")
 
 
 class PrefixCacheSpec(BaseModel):
@@ -89,28 +106,23 @@ class PrefixCacheSpec(BaseModel):
     )
 
 
-class OffloadSpec(BaseModel):
-    """Host memory for the keys and values of preempted requests, and the way there."""
-
-    model_config = _STRICT
-
-    capacity: ByteCount | None = Field(default=None, description="of a replica, such as 16 GiB; default: 4 GiB per GPU")
-    bandwidth: ByteCount | None = Field(
-        default=None, description="each way, all GPUs of a replica together, such as 50 GB/s; default: from the profile"
-    )
-    latency_s: Seconds = Field(default=0.0, description="of every copy besides, such as 10 us")
-    overlap: bool = Field(default=False, description="steps go on while copies are under way (false: vLLM V0)")
-
-
 class KVCacheSpec(BaseModel):
     """How KV memory is handed out."""
 
     model_config = _STRICT
 
-    allocator: str = Field(default="paged", description="policy that hands out KV memory: paged")
+    allocator: Policy = Field(
+        default=Policy(kind="paged"), description="policy that hands out KV memory: paged, max-length or predicted"
+    )
     block_size: int | None = Field(default=None, gt=0, le=4096, description="tokens per KV block (vLLM --block-size)")
     enable_prefix_caching: bool | None = Field(
         default=None, description="share KV blocks of equal prompt prefixes (vLLM --enable-prefix-caching)"
+    )
+    sliding_window: Count | None = Field(
+        default=None, description="keep the last so many tokens of every sequence, whatever the model (StreamingLLM)"
+    )
+    attention_sinks: int | None = Field(
+        default=None, ge=0, le=_MOST, description="keep the first so many as well; StreamingLLM found 4 enough"
     )
     prefix_cache: PrefixCacheSpec = Field(default_factory=PrefixCacheSpec, description="how prefixes are matched")
     offload: OffloadSpec = Field(
@@ -126,6 +138,8 @@ class HostSpec(BaseModel):
     step_s: Seconds | None = Field(default=None, description="per step, such as 264 us")
     sequence_s: Seconds | None = Field(default=None, description="per sequence and step")
     token_s: Seconds | None = Field(default=None, description="per new token of a step")
+    request_s: Seconds | None = Field(default=None, description="per request, between client and scheduler and back")
+    prompt_token_s: Seconds | None = Field(default=None, description="per prompt token, one request after the other")
 
 
 class EngineSpec(BaseModel):
@@ -174,6 +188,15 @@ class EngineSpec(BaseModel):
         default=None, description="arrivals are rejected while so many wait (SGLang --max-queued-requests)"
     )
     async_scheduling: bool | None = Field(default=None, description="plan a step while the one before it runs")
+    length_predictor: Policy | None = Field(
+        default=None,
+        description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
+        "window); without one they see the longest output allowed",
+    )
+    sampling: Literal["auto", "greedy", "filtered"] = Field(
+        default="auto",
+        description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
+    )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
     @field_validator("dtype")
@@ -277,7 +300,7 @@ def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
     if depth == len(key):
         return value
     part = key[depth]
-    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router"):
+    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router", "length_predictor", "allocator"):
         here = {"kind": here}
     if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]

@@ -60,6 +60,21 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class KVLayout:
+    """What the step table means in blocks: their size, those of every sequence's state, the most it stores."""
+
+    block_size: int = 1
+    fixed_blocks: int = 0
+    bound_tokens: int | None = None
+
+    @classmethod
+    def of(cls, result: RunResult) -> KVLayout:
+        """As the facts of a run say."""
+        facts = result.facts
+        return cls(int(facts.get("block_size") or 1), facts.get("kv_fixed_blocks") or 0, facts.get("kv_bound_tokens"))
+
+
+@dataclass(frozen=True)
 class Series:
     """What happened in each interval of `grid`. Rates are per second, the rest are means over the interval's time."""
 
@@ -75,7 +90,14 @@ class Series:
     """Sequences in the step in progress, over the time in which there is one; zero where there is none."""
     kv_blocks: Floats
     kv_blocks_filled: Floats
-    """Blocks that the stored tokens would fill; `kv_blocks` less this is internal fragmentation."""
+    """Blocks that the stored tokens would fill, and states of fixed size."""
+    kv_blocks_unused: Floats
+    """Room in `kv_blocks` that its requests never fill: internal fragmentation. The rest is reserved for what comes.
+
+    What a request held unused at its end counts from its admission on, less the time it was preempted.
+    """
+    kv_blocks_stranded: Floats
+    """Free, but refused to the request at the head of the queue: external fragmentation, and what is too little."""
 
 
 def run_window_ps(requests: Table) -> tuple[int, int]:
@@ -103,7 +125,9 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
         ended += grid.count(batch["finish_ps"][batch["state"] == State.COMPLETED])
     for batch in steps.batches([*DURATION_COLUMNS, "prefill_tokens"]):
         prefilled += grid.count(batch["start_ps"] + row_durations_ps(batch), batch["prefill_tokens"])
-    levels = _step_levels(result, grid)
+    cache = KVLayout.of(result)
+    levels = _step_levels(result, grid, cache)
+    empty = np.maximum(levels["kv_blocks"] - levels["kv_blocks_filled"], 0.0)
     return Series(
         grid,
         arrivals_per_s=arrived / grid.width_s,
@@ -115,6 +139,8 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
         batch_size=levels["sequences"] / np.where(levels["busy"] > 0, levels["busy"], 1.0),
         kv_blocks=levels["kv_blocks"],
         kv_blocks_filled=levels["kv_blocks_filled"],
+        kv_blocks_unused=np.minimum(_unused_tokens(requests, grid) / cache.block_size, empty),
+        kv_blocks_stranded=levels["kv_blocks_stranded"],
     )
 
 
@@ -154,6 +180,7 @@ DURATION_COLUMNS = ("start_ps", "steps", "first_step_ps", "slope_ps")
 """What `row_durations_ps` reads, and when a row begins."""
 _LEVEL_COLUMNS = (
     "replica", *DURATION_COLUMNS, "decodes", "prefill_sequences", "kv_blocks", "kv_tokens", "running",
+    "kv_stranded_blocks",
 )  # fmt: skip
 
 
@@ -178,41 +205,45 @@ def steps_by_sequences(steps: Table) -> Floats:
     return counts
 
 
-def kv_growth(steps: Table, block_size: int) -> tuple[Column, Column]:
+def kv_growth(steps: Table, cache: KVLayout) -> tuple[Column, Column]:
     """Tokens and blocks that a row's steps add to what the table gives at its start.
 
-    Every step stores one token per decoding sequence. Where blocks are
-    taken on demand they follow; where they were reserved ahead (more than one block per sequence stands empty), the
-    reserved room is filled first.
+    Every step stores one token per decoding sequence, until a bounded cache is full. Where blocks are taken on demand
+    they follow; where they were reserved ahead (more than one block per sequence stands empty), the reserved room is
+    filled first.
     """
+    running = steps["running"].astype(np.int64)
     tokens = steps["decodes"].astype(np.int64) * steps["steps"].astype(np.int64)
-    room = steps["kv_blocks"].astype(np.int64) * block_size - steps["kv_tokens"]
-    reserved = np.maximum(room - steps["running"].astype(np.int64) * block_size, 0)
-    return tokens, np.maximum(tokens - reserved, 0) / block_size
+    if cache.bound_tokens is not None:
+        tokens = np.minimum(tokens, np.maximum(running * cache.bound_tokens - steps["kv_tokens"], 0))
+    room = (steps["kv_blocks"].astype(np.int64) - running * cache.fixed_blocks) * cache.block_size - steps["kv_tokens"]
+    reserved = np.maximum(room - running * cache.block_size, 0)
+    return tokens, np.maximum(tokens - reserved, 0) / cache.block_size
 
 
-def _step_levels(result: RunResult, grid: Grid) -> dict[str, Floats]:
+def _step_levels(result: RunResult, grid: Grid, cache: KVLayout) -> dict[str, Floats]:
     """Time-weighted means of what the replicas held, zero while they did nothing."""
-    block_size = int(result.facts.get("block_size") or 1)
     total: dict[str, Floats] = defaultdict(lambda: np.zeros(grid.bins))
     for rows, until_ps in _with_next_start(result.steps):
         # With several steps in flight rows overlap; the state a row recorded holds until the next one starts.
         length = np.minimum(row_durations_ps(rows), until_ps - rows["start_ps"])
-        for name, level in _levels(rows, block_size).items():
+        for name, level in _levels(rows, cache).items():
             total[name] += _mean_level(rows["start_ps"], length, level, grid)
     return total
 
 
-def _levels(steps: Table, block_size: int) -> dict[str, Column]:
+def _levels(steps: Table, cache: KVLayout) -> dict[str, Column]:
     """What the rows of a step table held while they lasted, on average."""
-    grown_tokens, grown_blocks = kv_growth(steps, block_size)
+    grown_tokens, grown_blocks = kv_growth(steps, cache)
+    states = steps["running"].astype(np.int64) * cache.fixed_blocks
     blocks = steps["kv_blocks"] + grown_blocks / 2
     return {
         "busy": np.ones(len(steps)),
         "sequences": sequences_per_step(steps),
         "running": steps["running"],
         "kv_blocks": blocks,
-        "kv_blocks_filled": np.minimum((steps["kv_tokens"] + grown_tokens / 2) / block_size, blocks),
+        "kv_blocks_filled": np.minimum(states + (steps["kv_tokens"] + grown_tokens / 2) / cache.block_size, blocks),
+        "kv_blocks_stranded": steps["kv_stranded_blocks"],
     }
 
 
@@ -239,19 +270,34 @@ def _mean_level(start: Column, length: Column, level: Column, grid: Grid) -> Flo
     return np.diff(up_to) / grid.width_ps
 
 
-def _overlap(intervals: Iterable[tuple[Column, Column]], grid: Grid) -> Floats:
-    """Mean number of the intervals [begin, end) that are open, in each interval of the grid."""
+def _unused_tokens(requests: Table, grid: Grid) -> Floats:
+    """Room that requests hold and never fill: mean per interval."""
+
+    def held() -> Iterator[tuple[Column, Column, Column]]:
+        for batch in requests.batches(["scheduled_ps", "finish_ps", "preempted_ps", "kv_unused_tokens"]):
+            ran = batch.where((batch["scheduled_ps"] >= 0) & (batch["kv_unused_tokens"] > 0))
+            begin, end = ran["scheduled_ps"], ran["finish_ps"]
+            resident = 1.0 - ran["preempted_ps"] / np.maximum(end - begin, 1)
+            yield begin, end, ran["kv_unused_tokens"] * resident
+
+    return _overlap(held(), grid)
+
+
+def _overlap(intervals: Iterable[tuple[Column, ...]], grid: Grid) -> Floats:
+    """Mean number (of triples: weight) of the intervals [begin, end) that are open, in each interval of the grid."""
     open_time = np.zeros(grid.bins + 1)
-    for begin, end in intervals:
-        open_time += _time_since(begin, grid) - _time_since(end, grid)
+    for begin, end, *weights in intervals:
+        open_time += _time_since(begin, grid, *weights) - _time_since(end, grid, *weights)
     return np.diff(open_time) / grid.width_ps
 
 
-def _time_since(moments: Column, grid: Grid) -> Floats:
-    """For each edge of the grid, the summed time since those of `moments` that lie before it."""
-    since_start = np.sort(moments - grid.start_ps)
-    edges = grid.edges_ps - grid.start_ps
+def _time_since(moments: Column, grid: Grid, weights: Column | None = None) -> Floats:
+    """For each edge of the grid, the summed (weighted) time since those of `moments` that lie before it."""
+    weights = np.ones(len(moments)) if weights is None else weights
+    order = np.argsort(moments, kind="stable")
+    since_start, weights = (moments[order] - grid.start_ps).astype(np.float64), weights[order]
+    edges = (grid.edges_ps - grid.start_ps).astype(np.float64)
     passed = np.searchsorted(since_start, edges, side="right")
-    total = np.concatenate([[0.0], np.cumsum(since_start.astype(np.float64))])
-    since: Floats = passed * edges.astype(np.float64) - total[passed]
+    count, total = (np.concatenate([[0.0], np.cumsum(x)]) for x in (weights, since_start * weights))
+    since: Floats = count[passed] * edges - total[passed]
     return since

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from sim.request import Request
 
 NO_LIMIT = 1 << 60
-OUT, IN = "out", "in"
-"""Kinds of transfers: to the host's memory, and back."""
+OUT, IN, HANDOFF = "out", "in", "handoff"
+"""Kinds of transfers: to the host's memory, back, and from the replica that computed the prompt."""
 
 
 class Transfer(NamedTuple):

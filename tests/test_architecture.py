@@ -20,7 +20,7 @@ LEVELS = (
     ("specs",),
     ("cost",),
     ("request", "results"),
-    ("step", "batch"),
+    ("step", "batch", "predictors"),
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),
@@ -30,7 +30,8 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
-    ("engine_settings",),
+    ("kv_settings",),
+    ("engine_settings", "written_workload", "model_formats"),
     ("build",),
     ("resolved",),
     ("run",),
@@ -50,7 +51,7 @@ HOMES = {
     "rich": ("cli", "report"),
     "matplotlib": ("report", "explain", "validation"),
     "jinja2": ("report",),
-    "joblib": ("planner", "intervals"),
+    "joblib": ("planner", "intervals", "validation"),
     "ray": ("planner",),
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And

@@ -1,4 +1,4 @@
-"""`roofserve validate kernels`: predicted kernel times against measured ones."""
+"""`roofserve validate`: predictions against measurements, of kernels here and of servers in `validate_serving`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.catalog import find, names
+from sim.cli.validate_serving import serving
 from sim.cost.calibration_source import find_calibration, own_calibration
 from sim.errors import ConfigError, GateFailed
 from sim.specs.hardware import load_gpu
@@ -24,6 +25,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.group()
 def validate() -> None:
     """Hold predictions against measurements."""
+
+
+validate.add_command(serving)
 
 
 @validate.command("kernels")

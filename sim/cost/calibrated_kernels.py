@@ -20,6 +20,7 @@ from sim.cost.kernels.moe import moe_terms
 from sim.cost.ops import ForwardPass
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
 from sim.cost.scaled_kernels import CLASSES as SCALED_CLASSES
+from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.uncertainty import DATASHEET_ERRORS, Quantiles
 
 _COLLECTIVE = "custom-graph"
@@ -123,6 +124,8 @@ class CalibratedKernels:
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
     """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
+    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+        kernels = kernels.kernels
     if not isinstance(kernels, CalibratedKernels):
         return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
     gemm, experts, heads = forward.main_formats()
@@ -173,10 +176,28 @@ _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
-    "all-reduce": "collective",
-    "logits gather": "collective",
     **dict.fromkeys(
-        ("norm + residual", "rotary + cache write", "activation", "routing", "embed", "sampling", "state update"),
+        (
+            "all-reduce",
+            "logits gather",
+            "query-key norm all-reduce",
+            "experts all-gather",
+            "experts reduce-scatter",
+            "stage hand-over",
+        ),
+        "collective",
+    ),
+    **dict.fromkeys(
+        (
+            "norm + residual",
+            "rotary + cache write",
+            "activation",
+            "routing",
+            "embed",
+            "sampling",
+            "state update",
+            "top-k/top-p filter",
+        ),
         "elementwise",
     ),
 }

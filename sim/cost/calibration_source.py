@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,15 @@ def find_calibration(gpu: Gpu) -> tuple[Calibration, str] | None:
 
 
 def _measured_sisters(gpu: Gpu) -> list[Calibration]:
-    others = [load_gpu(name) for name in names("hardware") if name != gpu.name]
+    others = [other for name, other in _shipped() if name != gpu.name]
     found = [own_calibration(other) for other in others if other.generation == gpu.generation and other.calibration]
     return [calibration for calibration in found if calibration is not None]
+
+
+@cache
+def _shipped() -> list[tuple[str, Gpu]]:
+    """The shipped profiles. Reading them takes longer than a small run, and studies make many runs."""
+    return [(name, load_gpu(name)) for name in names("hardware")]
 
 
 def own_calibration(gpu: Gpu) -> Calibration | None:
@@ -65,10 +72,15 @@ def own_calibration(gpu: Gpu) -> Calibration | None:
 
 def read_block(path: Path, gpu: Gpu) -> Calibration:
     """The calibration in a block file. Raises ConfigError naming file and line."""
-    return read_calibration(_parse(path).get("calibration") or {}, chip_of(gpu))
+    try:
+        written_ns = path.stat().st_mtime_ns
+    except OSError:
+        written_ns = 0  # the reader says what is wrong
+    return read_calibration(_parse(path, written_ns).get("calibration") or {}, chip_of(gpu))
 
 
-def _parse(path: Path) -> dict[str, Any]:
+@lru_cache(maxsize=16)
+def _parse(path: Path, written_ns: int) -> dict[str, Any]:
     # Nearly all of a block is numbers that a fit wrote: the fast parser first, the one with line numbers on trouble.
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_FAST_LOADER)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sim.errors import ConfigError
+from sim.specs.architecture import ModelArchitecture
 from sim.units import GIB, human_bytes
 
 CUDA_RESERVE_BYTES = GIB // 2
@@ -47,6 +48,16 @@ class ForwardWidths:
     """(query heads + 2 x KV heads) x head size."""
     vocab: int
     experts_per_token: int = 1
+
+    @classmethod
+    def of(cls, model: ModelArchitecture) -> ForwardWidths:
+        """The widths of a model's widest layers."""
+        qkv = max((m.n for m in model.matrices() if m.role in ("qkv", "q_b", "q", "linear_in")), default=0)
+        mlps = [group.mlp for group in model.layers if group.mlp is not None]
+        widest = max(mlps, key=lambda mlp: mlp.intermediate_size)
+        moe = next((mlp for mlp in mlps if mlp.kind == "moe"), None)
+        experts = moe.experts_per_token if moe is not None else 1
+        return cls(model.hidden_size, (moe or widest).intermediate_size, qkv, model.vocab_size, experts)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,16 @@ class OpCost(NamedTuple):
         return self.calls * self.cost.seconds
 
 
+class Sampler(NamedTuple):
+    """What the choice among the likeliest tokens (top-k, top-p) adds to drawing from all of them, per step."""
+
+    filter_s: float = 0.0
+    filter_bytes_per_logit: float = 0.0
+
+
+GREEDY = Sampler()
+
+
 class _Gemm(NamedTuple):
     role: str
     calls: int
@@ -89,8 +99,9 @@ class ForwardPass:
         gpu: Gpu,
         kernels: Kernels,
         layout: Layout = ONE_GPU,
+        sampler: Sampler = GREEDY,
     ) -> None:
-        self._kernels, self.layout = kernels, layout
+        self._kernels, self.layout, self._sampler = kernels, layout, sampler
         self._tp = tp = layout.tp
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
@@ -107,6 +118,7 @@ class ForwardPass:
         self._states: list[_StateLayers] = []
         self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
         self._reduces = 1 if tp > 1 else 0  # the vocabulary-parallel embedding
+        self._norm_reduces = 0
         compute = matmul_format(scheme, "qkv", gpu).compute
         sixteen = compute if compute in ("bf16", "fp16") else gpu.default_dtype
         for group in architecture.layers:
@@ -156,6 +168,8 @@ class ForwardPass:
             attention.window or 0,
         )  # fmt: skip
         self._attention.append(_AttentionLayers(count, heads_, index))
+        if attention.qk_norm == "per_layer":  # over all heads, so the sums of squares are reduced over the GPUs
+            self._norm_reduces += 2 * count if tp > 1 else 0
         rotary = 4.0 * (query_heads + kv_heads) * attention.head_dim + per_token
         self._elementwise.append(("rotary + cache write", count, rotary))
 
@@ -206,6 +220,9 @@ class ForwardPass:
         row = self._hidden * 2.0
         if self._reduces:
             ops.append(OpCost("all-reduce", self._reduces, kernels.collective("all_reduce", tokens * row, layout.tp)))
+        if self._norm_reduces:  # a float32 per token (vLLM, MiniMaxText01RMSNormTP)
+            cost = kernels.collective("all_reduce", tokens * 4.0, layout.tp)
+            ops.append(OpCost("query-key norm all-reduce", self._norm_reduces, cost))
         if layout.dp > 1:
             count = sum(layers for layers, _ in self._experts)
             for operation in ("all_gather", "reduce_scatter"):
@@ -226,6 +243,10 @@ class ForwardPass:
         ops = [OpCost(g.role, g.calls, kernels.gemm(sampled, g.k, g.n, g.form)) for g in self._head]
         # 16-bit logits in, 32-bit copy out and in again: greedy sampling; the gather over GPUs is of the same size.
         ops.append(OpCost("sampling", 1, kernels.elementwise(sampled * self._vocab * 10.0)))
+        sampler = self._sampler
+        if sampler.filter_s or sampler.filter_bytes_per_logit:  # after the gather: of the whole vocabulary
+            cost = kernels.elementwise(sampled * self._vocab * self._tp * sampler.filter_bytes_per_logit)
+            ops.append(OpCost("top-k/top-p filter", 1, cost._replace(seconds=cost.seconds + sampler.filter_s)))
         if self._tp > 1:
             gathered = sampled * self._vocab * 2.0
             ops.append(OpCost("logits gather", 1, kernels.collective("all_gather", gathered, self._tp)))
@@ -278,8 +299,10 @@ def _span(attention: Attention | None) -> Span | None:
             return Span(attention.window)
         if attention.chunk is not None:
             return Span(attention.chunk, chunked=True)
-    if isinstance(attention, LatentAttention) and attention.indexer is not None:
-        return Span(attention.indexer.topk)
+    if isinstance(attention, LatentAttention):
+        limits = [attention.window, attention.indexer.topk if attention.indexer else None]
+        shortest = min((limit for limit in limits if limit is not None), default=None)
+        return None if shortest is None else Span(shortest)
     return None
 
 

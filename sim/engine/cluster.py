@@ -9,14 +9,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import simpy
-
-from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm
+from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm, Clock
+from sim.engine.front_end import FrontEnd
 from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
 from sim.engine.router import Router
-from sim.request import Reason, Request, State
+from sim.request import NO_REASON, Reason, Request, State
 from sim.workloads.base import Workload
 
 _TIDY_EVERY = 1024  # requests between two looks at buffers and progress
@@ -30,6 +29,7 @@ class Cluster:
     """Plays a workload against replicas. One object is good for one run.
 
     `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
+    `front_end` what delays requests before a scheduler sees them;
     `on_progress` hears how many requests have ended; `directory` is where tables that outgrow memory may be written.
     """
 
@@ -41,24 +41,27 @@ class Cluster:
         *,
         max_model_len: int,
         client_timeout_ps: int | None = None,
+        front_end: FrontEnd | None = None,
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
     ) -> None:
-        self.env = simpy.Environment(initial_time=0)  # an integer, and so are all delays: the clock counts picoseconds
+        self.env = Clock()
         self.recorder = Recorder(directory)
         self.replicas = [Replica(self.env, i, p, self.recorder, self._ended) for i, p in enumerate(parts)]
         self.submitted = self.ended = 0
         self.interrupted = False
         self._workload, self._router = workload, router
         self._max_model_len, self._timeout_ps = max_model_len, client_timeout_ps
-        self._on_progress = on_progress
+        self._on_progress, self._front_end = on_progress, front_end
         self._arrivals: Iterator[Request] = iter(workload)
         self._next: Request | None = None
         self._stopping = False
 
     def run(self) -> None:
         """Simulate until every request has ended, or Ctrl-C; then close what is left as unfinished."""
-        self._schedule_next()
+        self._next = next(self._arrivals, None)
+        if self._next is not None:
+            Alarm(self.env, ARRIVAL + self._next.id, self._next.arrival_ps, self._arrive)
         previous = self._catch_interrupts()
         try:
             self.env.run()
@@ -78,24 +81,34 @@ class Cluster:
         replica = self._router(request, self.replicas)
         if request.prompt_tokens + request.max_output_tokens > self._max_model_len:
             self._refuse(request, Reason.TOO_LONG)
-        elif (reason := replica.refusal(request)) is not Reason.NONE:
+        elif (reason := replica.refusal(request)) is not NO_REASON:
             self._refuse(request, reason)
         else:
             if self._timeout_ps is not None:
-                Alarm(self.env, TIMEOUT + request.id, self._timeout_ps, lambda _: replica.time_out(request))
+                waited: int = self.env.now - request.arrival_ps  # type: ignore[assignment]
+                patience = max(0, self._timeout_ps - waited)
+                Alarm(self.env, TIMEOUT + request.id, patience, lambda _: replica.time_out(request))
             replica.submit(request)
 
-    def _arrive(self, _: Alarm) -> None:
+    def _arrive(self, alarm: Alarm) -> None:
+        """The next request arrives, and those after it as long as nothing else happens before them."""
         request = self._next
-        self._schedule_next()
-        if request is not None:
-            self.submit(request)
+        while request is not None:
+            self._accept(request)
+            self._next = request = next(self._arrivals, None)
+            if request is not None and not self.env.reach(request.arrival_ps):
+                alarm.rank = ARRIVAL + request.id
+                alarm.set(request.arrival_ps)
+                return
 
-    def _schedule_next(self) -> None:
-        self._next = request = next(self._arrivals, None)
-        if request is not None:
-            delay = request.arrival_ps - self.env._now
-            Alarm(self.env, ARRIVAL + request.id, delay, self._arrive)  # type: ignore[arg-type]
+    def _accept(self, request: Request) -> None:
+        """A client sends a request now."""
+        if self._front_end is None:
+            self.submit(request)
+        else:
+            now: int = self.env.now  # type: ignore[assignment]
+            delay = self._front_end.delay_ps(request, now)
+            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
 
     def _refuse(self, request: Request, reason: Reason) -> None:
         request.state = State.REJECTED
@@ -113,7 +126,7 @@ class Cluster:
             return
         for follow_up in self._workload.on_finish(request, now):
             delay = follow_up.arrival_ps - now
-            Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self.submit(r))  # type: ignore[misc]
+            Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self._accept(r))  # type: ignore[misc]
 
     def _catch_interrupts(self) -> Any:
         """Ctrl-C becomes the most urgent event, so that it never tears a state change apart."""

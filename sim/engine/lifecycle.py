@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from sim.batch import DecodeBatch
 from sim.engine.recorder import Recorder, Rows
 from sim.kv.base import KVAllocator
-from sim.request import Reason, Request, State
+from sim.predictors import LengthPredictor
+from sim.request import COMPLETED, NO_REASON, RUNNING, WAITING, Reason, Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import NO_LIMIT, Transfer
 
@@ -18,6 +19,12 @@ EndHandler = Callable[[Request, int], None]
 
 class Lifecycle:
     """The books of one replica's requests: first tokens, stretches of decoding, ends. The step loop is `Replica`."""
+
+    # CPython 3.11 reads up to 30 attributes of an object without slots quickly, and no more.
+    __slots__ = (
+        "_batch", "_copying", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_kv", "_predictor",
+        "_requests", "_scheduler", "_segments", "_start", "index", "outstanding",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -36,6 +43,7 @@ class Lifecycle:
         # (decode step that emits the last token, id, preemptions when it was entered, request): the first that is due.
         # Where batches drain together the steps are negative, so that the last one is on top.
         self._finishes: list[tuple[int, int, int, Request]] = []
+        self._predictor: LengthPredictor | None = None
         self._drains = scheduler.drains_together
         self._copying: dict[int, Transfer] = {}  # copies under way, by request
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
@@ -47,7 +55,7 @@ class Lifecycle:
         """Prompt pieces are computed; a prompt that is complete emits a token and its request decodes from now on."""
         batch, end = self._batch, self._free_ps
         for request, tokens in chunks:
-            if request.state is not State.RUNNING:
+            if request.state is not RUNNING:
                 continue  # its client gave up while the step was in flight
             self._note_scheduled(request)
             request.computed_tokens = computed = request.computed_tokens + tokens
@@ -74,10 +82,10 @@ class Lifecycle:
         finishes, delivered = self._finishes, self._delivered
         while finishes and finishes[0][0] <= delivered:
             step, _, preemptions, request = heapq.heappop(finishes)
-            if preemptions == request.preemptions and request.state is State.RUNNING:
-                request.state = State.COMPLETED
+            if preemptions == request.preemptions and request.state is RUNNING:
+                request.state = COMPLETED
                 self._leave(request, step, now)
-                self._close(request, Reason.NONE, now)
+                self._close(request, NO_REASON, now)
 
     def _drain(self, now: int) -> bool:
         """A batch that drains together leaves if each of its members has received its last token."""
@@ -90,25 +98,25 @@ class Lifecycle:
             return False  # a prompt whose only token is in flight
         self._finishes.clear()
         for request in members:
-            request.state = State.COMPLETED
+            request.state = COMPLETED
             self._leave(request, request._finish_step, now)
-            self._close(request, Reason.NONE, now)
+            self._close(request, NO_REASON, now)
         return True
 
     def _last_finish(self) -> int:
         """The decode step that emits the last token of a batch that drains together."""
         finishes = self._finishes
-        while finishes[0][2] != finishes[0][3].preemptions or finishes[0][3].state is not State.RUNNING:
+        while finishes[0][2] != finishes[0][3].preemptions or finishes[0][3].state is not RUNNING:
             heapq.heappop(finishes)  # left behind by a preemption or a client who gave up
         return -finishes[0][0]
 
     def _end_gone(self, now: int) -> None:
         gone, self._gone = sorted(self._gone, key=lambda request: request.id), []
         for request in gone:
-            if request.state is State.WAITING:  # it was preempted while its last token was in flight
+            if request.state is WAITING:  # it was preempted while its last token was in flight
                 request.state = State.ABORTED
                 self._scheduler.abort(request)
-            elif request.state is State.RUNNING:
+            elif request.state is RUNNING:
                 request.state = State.ABORTED
                 if request.id not in self._copying and request.segment_start_ps < NO_LIMIT:
                     self._note_scheduled(request)
@@ -137,6 +145,8 @@ class Lifecycle:
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:
         self.outstanding -= 1
+        if self._predictor is not None and reason is NO_REASON:
+            self._predictor.observe(request)
         add_request(self._requests, request, self.index, reason, now)
         self._ended(request, now)
 
@@ -167,7 +177,7 @@ class Lifecycle:
     def _close_all(self, now: int) -> None:
         """The simulation ends here: every request that is left ends as unfinished."""
         for request in [*self._scheduler.running(), *self._scheduler.waiting()]:
-            running, request.state = request.state is State.RUNNING, State.UNFINISHED
+            running, request.state = request.state is RUNNING, State.UNFINISHED
             if running:
                 self._leave(request, min(self._delivered, request._finish_step), now)
             self._close(request, Reason.INTERRUPTED, now)
@@ -178,5 +188,5 @@ def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now:
     rows.add(rows.pack(
         request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
         now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
-        request.preempted_ps,
+        request.preempted_ps, request.unused_tokens,
     ))  # fmt: skip

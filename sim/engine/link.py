@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-import simpy
-
-from sim.engine.events import COMPLETION, LINK, Alarm
+from sim.engine.events import COMPLETION, LINK, Alarm, Clock
 from sim.units import PS_PER_S, ceil_div
 
 
@@ -31,7 +29,7 @@ class Link:
     or an end costs O(log n). Between two of these every transfer receives `bytes_per_s * elapsed_ps // n`.
     """
 
-    def __init__(self, env: simpy.Environment, rate: LinkRate) -> None:
+    def __init__(self, env: Clock, rate: LinkRate) -> None:
         self._env, self._rate = env, rate
         self._service = self._at_ps = 0  # received by each since the beginning, as of the last start or end
         self._ends: list[tuple[int, int, Callable[[Alarm], None]]] = []  # service at the end, request, who is told

@@ -6,12 +6,10 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import simpy
-
 from sim.batch import DecodeBatch
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
-from sim.engine.events import BOUNDARY, PLAN, Alarm
+from sim.engine.events import BOUNDARY, PLAN, Alarm, Clock
 from sim.engine.lifecycle import EndHandler
 from sim.engine.link import LinkRate
 from sim.engine.recorder import Recorder
@@ -19,7 +17,8 @@ from sim.engine.transfers import Transfers
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.kv.host_pool import HostPool
-from sim.request import Reason, Request, State
+from sim.predictors import LengthPredictor
+from sim.request import NO_REASON, RUNNING, WAITING, Reason, Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
 
@@ -35,6 +34,8 @@ class ReplicaParts:
     lead: int = 0
     max_run: int = NO_LIMIT
     """Most steps executed per plan; 1 is single-stepping."""
+    predictor: LengthPredictor | None = None
+    """Guesses the output lengths that policies see."""
     max_queued_requests: int | None = None
     """Arrivals are refused while so many wait (SGLang's `--max-queued-requests`)."""
     links: Mapping[str, LinkRate] = field(default_factory=dict)
@@ -54,9 +55,14 @@ class Replica(Transfers):
     of the clock; requests still end when their last step really ends.
     """
 
+    __slots__ = (
+        "_add_step", "_alarm", "_blocked_ps", "_boundary_ps", "_env", "_lead", "_max_queued", "_max_run", "_pack_step",
+        "_plan", "_plan_alarm", "_planning", "_running", "_shape", "_steps", "_timer", "_times", "_waiting", "_wake_ps",
+    )  # fmt: skip
+
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         index: int,
         parts: ReplicaParts,
         recorder: Recorder,
@@ -64,13 +70,15 @@ class Replica(Transfers):
     ) -> None:
         super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
         self.connect(env, parts.links, parts.overlap)
+        self._predictor, self._max_queued = parts.predictor, parts.max_queued_requests
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
-        self._max_queued = parts.max_queued_requests
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
         self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
         self._plan: StepPlan | None = None  # in force; None: nothing is planned
         self._times: StepTimes | None = None
-        self._alarm: Alarm | None = None  # the wake-up that counts; older ones are ignored
+        self._alarm = Alarm(env, BOUNDARY + index, None, self._ring)
+        self._wake_ps = -1  # when it counts; at other times an interruption has superseded it
+        self._plan_alarm = Alarm(env, PLAN + index, None, self._begin)
         self._planning = False
         self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
@@ -81,6 +89,8 @@ class Replica(Transfers):
     def submit(self, request: Request) -> None:
         """A request arrives."""
         self.outstanding += 1
+        if self._predictor is not None:
+            request.predicted_output_tokens = self._predictor.predict(request)
         if self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
 
@@ -90,16 +100,16 @@ class Replica(Transfers):
             return Reason.NEVER_FITS
         if self._max_queued is not None and self._scheduler.num_waiting >= self._max_queued:
             return Reason.QUEUE_FULL
-        return Reason.NONE
+        return NO_REASON
 
     def time_out(self, request: Request) -> None:
         """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
         now = self._now
-        if request.state is State.WAITING and request.segment_start_ps <= now:
+        if request.state is WAITING and request.segment_start_ps <= now:
             request.state = State.ABORTED
             self._scheduler.abort(request)
             self._close(request, Reason.CLIENT_TIMEOUT, now)
-        elif request.state in (State.WAITING, State.RUNNING):
+        elif request.state in (WAITING, RUNNING):
             self._gone.append(request)
             if self._plan is None and (self._boundary_ps == now or self._free_ps <= now):
                 self._end_gone(now)
@@ -141,26 +151,50 @@ class Replica(Transfers):
 
     # ---- the loop: plan, wait, apply, record
     def _begin(self, _: object = None) -> None:
-        """Plan the next run and sleep until its last boundary (lead = 1: until its last step starts)."""
+        """Plan runs and execute them, one after the other, as long as nothing else happens before they end."""
         self._planning = False
+        self._wake_ps = -1
+        reach = self._env.reach
+        wake = self._plan_run()
+        while wake >= 0:
+            if not reach(wake):
+                self._wake_at(wake)
+                return
+            wake = self._plan_run() if self._commit() else -1
+
+    def _wake_at(self, time_ps: int) -> None:
+        self._wake_ps = time_ps
+        self._alarm.set(time_ps)
+
+    def _ring(self, _: object) -> None:
+        """The boundary the run was waiting for, or the end of a wait."""
+        if self._wake_ps != self._env._now:
+            return
+        self._wake_ps = -1
+        if self._plan is None:
+            self._resume()
+        elif self._commit():
+            self._begin()
+
+    def _plan_run(self) -> int:
+        """Plan the next run; the time of its last boundary (lead = 1: when its last step starts), -1 without a plan."""
         env = self._env
         now: int = env._now  # type: ignore[assignment]
         plan = self._scheduler.plan(now)
         if plan is not DECODE:
             if isinstance(plan, Idle):
                 self._wait(plan.until_ps, now)
-                return
+                return -1
             if plan.preempted is not None:
                 self._note_preempted(plan.preempted, now)
             if self._drains and self._drain(now):
-                self._alarm = None
                 self._plan_soon()
-                return
+                return -1
             if plan.transfers:
                 self._copy(plan.transfers, max(now, self._free_ps), now)
             if not plan.chunks and not plan.decodes:
                 self._wait(NO_LIMIT, now)
-                return
+                return -1
         limit = self._fill_shape(plan)
         self._plan = plan
         self._running = running = self._scheduler.num_running
@@ -171,17 +205,14 @@ class Replica(Transfers):
             start = self._start
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
-        if self._resumed and plan.decodes:
-            self._note_resumed(times.end_of(1))
+        if self._rejoined and plan.decodes:
+            self._note_rejoined(times.end_of(1))
         if plan.valid_until_ps < start + times.total_ps:
             self._steps = steps = self._steps_until(plan.valid_until_ps)
-        wake = planned if steps == self._lead else start + times.end_of(steps - self._lead)
-        self._alarm = Alarm(env, BOUNDARY + self.index, wake - now, self._end)
+        return planned if steps == self._lead else start + times.end_of(steps - self._lead)
 
-    def _end(self, alarm: Alarm) -> None:
-        """The boundary the run was waiting for: commit the run, end requests, plan again."""
-        if alarm is not self._alarm:
-            return  # superseded by an interruption
+    def _commit(self) -> bool:
+        """The run is over: record and commit it, end requests. True if the next one can be planned at once."""
         plan, times, k = self._plan, self._times, self._steps
         if plan is None or times is None:
             raise InvariantError(f"replica {self.index} woke up without a plan")
@@ -208,8 +239,8 @@ class Replica(Transfers):
         queue = env._queue
         if queue and queue[0][0] == now:
             self._plan_soon()  # something else happens at this very instant
-        else:
-            self._begin()
+            return False
+        return True
 
     def _fill_shape(self, plan: StepPlan) -> int:
         """Set the shape to the plan's first step; return for how many steps nothing can change."""
@@ -246,13 +277,10 @@ class Replica(Transfers):
                 raise InvariantError(f"replica {self.index} has running requests and plans no step")
         elif self._scheduler.num_waiting and until_ps >= NO_LIMIT and not self._copying:
             raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
-        self._alarm = None
         if until_ps < NO_LIMIT:
-            self._alarm = Alarm(self._env, BOUNDARY + self.index, max(0, until_ps - now), self._wake)
+            self._wake_at(max(now, until_ps))
 
-    def _wake(self, alarm: Alarm) -> None:
-        if alarm is not self._alarm:
-            return
+    def _resume(self) -> None:
         now = self._now
         self._boundary_ps = now
         if self._free_ps <= now:
@@ -266,7 +294,7 @@ class Replica(Transfers):
             self._blocked_ps = -1
         if not self._planning:
             self._planning = True
-            Alarm(self._env, PLAN + self.index, 0, self._begin)
+            self._plan_alarm.set(self._now)
 
     def _copied(self, transfer: Transfer) -> None:
         """A copy has ended: it takes effect at the first boundary from now on, or at once if nothing is planned."""
@@ -284,8 +312,7 @@ class Replica(Transfers):
             steps = self._steps_until(now)
             if steps < self._steps:
                 self._steps = steps
-                wake = self._start + self._times.end_of(steps - self._lead)
-                self._alarm = Alarm(self._env, BOUNDARY + self.index, wake - now, self._end)
+                self._wake_at(self._start + self._times.end_of(steps - self._lead))
 
     def _steps_until(self, time_ps: int) -> int:
         """How many steps the run has if it is to be followed by a plan at the first boundary at or after a time."""
@@ -312,6 +339,7 @@ class Replica(Transfers):
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
                 prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
+                kv.stranded_blocks,
             ))  # fmt: skip
 
     def stop(self) -> None:

@@ -6,14 +6,13 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-import simpy
-
 from sim.batch import DecodeBatch
+from sim.engine.events import Clock
 from sim.engine.lifecycle import EndHandler, Lifecycle
 from sim.engine.link import Link, LinkRate
 from sim.engine.recorder import Recorder
 from sim.kv.base import KVAllocator
-from sim.request import Request, State
+from sim.request import RUNNING, Request
 from sim.schedulers.base import Scheduler
 from sim.step import IN, NO_LIMIT, Transfer
 
@@ -23,6 +22,8 @@ class Transfers(Lifecycle, ABC):
 
     A copy that ends takes effect at the first boundary at or after that, or at once when nothing is planned.
     """
+
+    __slots__ = ("_arrived", "_links", "_rates", "_rejoined", "_stall_ps", "stalled_ps")
 
     def __init__(
         self,
@@ -37,12 +38,12 @@ class Transfers(Lifecycle, ABC):
         self._rates: Mapping[str, LinkRate] = {}
         self._links: dict[str, Link] = {}  # none: the next step waits for the copies
         self._arrived: list[Transfer] = []  # they take effect at the next boundary
-        self._resumed: list[Request] = []  # they decode again, from the next decode step on
+        self._rejoined: list[Request] = []  # they decode again, from the next decode step on
         self._stall_ps = 0  # by so much the next step is delayed
         self.stalled_ps = 0
         """Time in which requests ran but no step could, because of copies."""
 
-    def connect(self, env: simpy.Environment, rates: Mapping[str, LinkRate], overlap: bool) -> None:
+    def connect(self, env: Clock, rates: Mapping[str, LinkRate], overlap: bool) -> None:
         """Links of the replica's own, by the kind of transfer that they carry."""
         self._rates = rates
         self._links = {kind: Link(env, rate) for kind, rate in rates.items()} if overlap else {}
@@ -59,7 +60,7 @@ class Transfers(Lifecycle, ABC):
         for transfer in transfers:
             sizes[transfer.kind] = sizes.get(transfer.kind, 0) + transfer.bytes_
             if transfer.kind == IN:
-                self._resume(transfer.request)
+                self._rejoin(transfer.request)
         delay = max(self._rates[kind].duration_ps(size) for kind, size in sizes.items())
         self._stall_ps += delay
         self.stalled_ps += delay
@@ -74,25 +75,25 @@ class Transfers(Lifecycle, ABC):
         for transfer in arrived:
             request = transfer.request
             del self._copying[request.id]
-            if transfer.kind == IN and request.state is State.RUNNING:
+            if transfer.kind == IN and request.state is RUNNING:
                 self._scheduler.ready(request)
-                self._resume(request)
+                self._rejoin(request)
             else:
                 self._kv.release(request)
 
-    def _resume(self, request: Request) -> None:
+    def _rejoin(self, request: Request) -> None:
         """The scheduler has joined a request to the batch; its next token comes with the next decode step."""
         steps = self._batch.steps
         request._finish_step = last = steps + request._output_tokens - request.emitted_tokens
         heapq.heappush(self._finishes, (last, request.id, request.preemptions, request))
         request.segment_step = steps + 1
         request.segment_start_ps = NO_LIMIT  # until that step is planned
-        self._resumed.append(request)
+        self._rejoined.append(request)
 
-    def _note_resumed(self, first_step_ps: int) -> None:
-        """The first decode step since `_resume` starts at `_start` and lasts `first_step_ps`."""
-        for request in self._resumed:
+    def _note_rejoined(self, first_step_ps: int) -> None:
+        """The first decode step since `_rejoin` starts at `_start` and lasts `first_step_ps`."""
+        for request in self._rejoined:
             if request.joined_step >= 0 and request.segment_start_ps == NO_LIMIT:
                 request.segment_start_ps = self._start + first_step_ps
                 self._note_scheduled(request)
-        self._resumed.clear()
+        self._rejoined.clear()

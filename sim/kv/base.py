@@ -51,6 +51,11 @@ class KVAllocator(Protocol):
     parked_blocks: int
     """At most so many blocks become free once the copies under way have ended (see `park`)."""
 
+    @property
+    def stranded_blocks(self) -> int:
+        """Free blocks that are of no use to the request at the head of the queue, which was refused admission."""
+        ...
+
     def blocks_for(self, request: Request) -> int:
         """The most blocks this request may ever hold. More than `total_blocks`: it can never be served."""
         ...
@@ -87,11 +92,18 @@ class KVAllocator(Protocol):
         ...
 
     def growth_limit(self, steps: int) -> int:
-        """The largest k up to `steps` such that k steps of all growing requests fit."""
+        """For how many steps, up to `steps`, all growing requests may grow in one `advance`.
+
+        So many fit, and 0 says that the next one does not. It may be fewer than would fit: then the next call, after
+        `advance`, goes on from there.
+        """
         ...
 
     def used_after(self, steps: int) -> int:
-        """Blocks in use once the growing requests have done `steps` more steps. Changes nothing."""
+        """Blocks in use once the growing requests have done `steps` more steps, at most `growth_limit`.
+
+        Changes nothing.
+        """
         ...
 
     def advance(self, steps: int) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from sim.errors import InvariantError
 from sim.kv.base import GRANTED, Grant, KVUsage
 from sim.request import Request
 from sim.units import ceil_div
 
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A share of all blocks."""
 GROWING = -1
 """In `Request.reserved_tokens`: the request decodes, and what it holds follows from its context."""
 
@@ -19,25 +24,21 @@ class PagedKV:
     The growth of all decoding requests is one histogram: `_due[p]` counts those that open a new block in a step of
     phase p (steps done, modulo the block size). It is stored twice over, which saves the modulo within one round.
     `fixed_blocks` is what every admitted request holds besides: the states of linear attention, and layers that keep
-    a window only.
+    a window only. `watermark`: the share of all blocks that an admission leaves free for growth (vLLM V0: 0.01, from
+    memory), unless nobody holds any.
     """
 
     __slots__ = (
-        "_due",
-        "_fixed",
-        "_growing",
-        "_parked",
-        "_phase",
-        "block_tokens",
-        "free_blocks",
-        "parked_blocks",
-        "stored_tokens",
-        "total_blocks",
-    )
+        "_due", "_fixed", "_growing", "_parked", "_period", "_phase", "_watermark", "block_tokens", "free_blocks",
+        "parked_blocks", "stored_tokens", "total_blocks",
+    )  # fmt: skip
+    stranded_blocks: ClassVar[int] = 0
 
-    def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0) -> None:
+    def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0, *, watermark: Share = 0.0) -> None:
         self.total_blocks = self.free_blocks = total_blocks
         self.block_tokens, self._fixed = block_tokens, fixed_blocks
+        self._watermark = int(watermark * total_blocks)
+        self._period = block_tokens  # steps after which a growing request needs blocks again
         self._due = [0] * (2 * block_tokens)
         self._phase = self._growing = self.stored_tokens = self.parked_blocks = 0
         self._parked: dict[Request, int] = {}  # tokens of requests that are being copied elsewhere
@@ -54,15 +55,18 @@ class PagedKV:
     def can_reserve(self, request: Request, tokens: int) -> bool:
         """Whether the blocks of a new request's `tokens` are free, beside those that growth needs next."""
         need = (tokens + self.block_tokens - 1) // self.block_tokens + self._fixed
-        return need <= self.free_blocks - self._due[self._phase]
+        return need <= self._admissible()
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for the tokens that the last block of the request has no room for."""
         size, have = self.block_tokens, request.computed_tokens
         need = (have + tokens + size - 1) // size - (have + size - 1) // size
-        if not request.reserved_tokens:
+        if request.reserved_tokens:
+            spare = self.free_blocks - self._due[self._phase]
+        else:
             need += self._fixed
-        if need > self.free_blocks - self._due[self._phase]:
+            spare = self._admissible()
+        if need > spare:
             return None
         self.free_blocks -= need
         self.stored_tokens += tokens
@@ -81,7 +85,7 @@ class PagedKV:
 
     def growth_limit(self, steps: int) -> int:
         """Whole rounds of `block_tokens` steps take one block per growing request; the rest follows the histogram."""
-        n, free, size = self._growing, self.free_blocks, self.block_tokens
+        n, free, size = self._growing, self.free_blocks, self._period
         if n == 0 or free >= n * (steps // size + 1):
             return steps
         k, rest, p = free // n * size, free % n, self._phase
@@ -112,7 +116,9 @@ class PagedKV:
         elif reserved > held:
             held = reserved
         if reserved:
-            self.free_blocks += (held + self.block_tokens - 1) // self.block_tokens + self._fixed
+            blocks = (held + self.block_tokens - 1) // self.block_tokens
+            self.free_blocks += blocks + self._fixed
+            request.unused_tokens = blocks * self.block_tokens - held
         self.stored_tokens -= held
         request.reserved_tokens = 0
 
@@ -129,7 +135,7 @@ class PagedKV:
         """Blocks for what was computed, if its next token has room as well."""
         tokens, size = request.computed_tokens, self.block_tokens
         need = ceil_div(tokens, size) + self._fixed
-        if request in self._parked or need + (tokens % size == 0) > self.free_blocks - self._due[self._phase]:
+        if request in self._parked or need + (tokens % size == 0) > self._admissible():
             return None
         self.free_blocks -= need
         self.stored_tokens += tokens
@@ -159,11 +165,16 @@ class PagedKV:
         self.free_blocks += blocks
         self.stored_tokens -= tokens
 
+    def _admissible(self) -> int:
+        """Blocks that a new request may take."""
+        spare = self.free_blocks - self._due[self._phase]
+        return spare - self._watermark if self._watermark and self.free_blocks < self.total_blocks else spare
+
     def _grown(self, steps: int) -> int:
         p = self._phase
         if steps == 1:
             return self._due[p]
-        rounds, rest = divmod(steps, self.block_tokens)
+        rounds, rest = divmod(steps, self._period)
         return rounds * self._growing + sum(self._due[p : p + rest])
 
     def _count(self, tokens: int, sign: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sim.errors import InvariantError
 from sim.kv.base import GRANTED, Grant
 from sim.kv.free_queue import FreeQueue, RankedQueue, RecencyQueue
-from sim.kv.paged import GROWING, PagedKV
+from sim.kv.paged import GROWING, PagedKV, Share
 from sim.kv.prefix_tree import Keys, Prompt, Run
 from sim.request import Request
 
@@ -36,8 +36,16 @@ class PrefixCachedKV(PagedKV):
 
     __slots__ = ("_free", "_prompts", "_roots")
 
-    def __init__(self, total_blocks: int, block_tokens: int, fixed_blocks: int = 0, *, eviction: str = "lru") -> None:
-        super().__init__(total_blocks, block_tokens, fixed_blocks)
+    def __init__(
+        self,
+        total_blocks: int,
+        block_tokens: int,
+        fixed_blocks: int = 0,
+        *,
+        eviction: str = "lru",
+        watermark: Share = 0.0,
+    ) -> None:
+        super().__init__(total_blocks, block_tokens, fixed_blocks, watermark=watermark)
         self._free = self._queue(eviction == "lfu")
         self._prompts: dict[Request, Prompt] = {}  # of those that hold blocks and may share them
         self._roots: dict[int, Run] = {}  # by tokens per hash: hashes of different lengths never match
@@ -78,14 +86,11 @@ class PrefixCachedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
-        prompt = self._prompts.pop(request, None)
-        inserts = prompt is not None and prompt.blocks > prompt.run.end
-        if inserts or not self._free.lazy:
+        if not self._free.lazy:
             self._take_owed()
-        if prompt is not None and inserts:
-            decodes = request.reserved_tokens == GROWING
-            known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
-            self._insert(prompt, known)
+        if not self._parked or request not in self._parked:
+            self._offer(request)
+        prompt = self._prompts.pop(request, None)
         before = self.free_blocks
         super().release(request)
         freed = self.free_blocks - before
@@ -93,6 +98,11 @@ class PrefixCachedKV(PagedKV):
             self._free.add_unknown(freed)
         else:
             self._let_go(prompt, freed)
+
+    def park(self, request: Request) -> None:
+        """What it has computed can be found from now on."""
+        self._offer(request)
+        super().park(request)
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """As for `PagedKV`, counting shared blocks once; holders, tree and queue tell the same story."""
@@ -196,6 +206,15 @@ class PrefixCachedKV(PagedKV):
             ):
                 run.absorb(above)
             prompt.run = run
+
+    def _offer(self, request: Request) -> None:
+        """A request that leaves lets others find what it has computed."""
+        prompt = self._prompts.get(request)
+        if prompt is not None and prompt.blocks > prompt.run.end:
+            self._take_owed()
+            decodes = request.reserved_tokens == GROWING
+            known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
+            self._insert(prompt, known)
 
     def _publish(self, request: Request, prompt: Prompt) -> None:
         """A plan has just given the request room for a chunk."""

@@ -131,21 +131,26 @@ def throughput(evidence: Evidence) -> Figure | None:
 
 
 def kv_memory(evidence: Evidence) -> Figure | None:
-    """KV blocks over time: filled with tokens, empty inside their blocks, free."""
+    """KV blocks over time: filled with tokens, held for tokens to come or for nothing, of no use to the queue, free."""
     facts, series = evidence.result.facts, evidence.series
     blocks = (facts.get("num_gpu_blocks") or 0) * int(facts.get("replicas") or 1)
     if not blocks or not len(evidence.result.steps):
         return None
     block_gib = (facts.get("kv_block_bytes") or 0) / _GIB
     scale, unit = (block_gib, "GiB") if block_gib else (1.0, "blocks")
-    layers = [series.kv_blocks_filled, series.kv_blocks - series.kv_blocks_filled, blocks - series.kv_blocks]
+    reserved = series.kv_blocks - series.kv_blocks_filled - series.kv_blocks_unused
+    free = blocks - series.kv_blocks - series.kv_blocks_stranded
+    layers = [series.kv_blocks_filled, reserved, series.kv_blocks_unused, series.kv_blocks_stranded, free]
+    names = ["kv", "reserved", "fragmentation", "stranded", "free"]
+    labels = ["filled with tokens", "reserved", "never filled", "free, refused to the queue", "free"]
+    shown = [i for i, layer in enumerate(layers) if layer.any()]
     figure = new_figure(3.0)
     (axes,) = axes_of(figure)
     axes.stackplot(
         series.grid.edges_s,
-        [np.append(layer, layer[-1]).clip(0) * scale for layer in layers],
-        labels=["filled with tokens", "empty inside a block", "free"],
-        colors=[COLOURS["kv"], COLOURS["fragmentation"], COLOURS["free"]],
+        [np.append(layers[i], layers[i][-1]).clip(0) * scale for i in shown],
+        labels=[labels[i] for i in shown],
+        colors=[COLOURS[names[i]] for i in shown],
         step="post",
         lw=0,
     )

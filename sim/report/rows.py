@@ -33,6 +33,12 @@ MEMORY_PARTS: Mapping[str, str] = {
 }
 """Key of `facts.memory` -> what people call it, in order of address."""
 STATISTICS: Mapping[str, str] = {"mean": "Mean", "median": "Median", "p90": "P90", "p95": "P95", "p99": "P99"}
+KV_USES: Mapping[str, str] = {
+    "filled": "filled with tokens",
+    "reserved": "reserved for tokens to come",
+    "internal_fragmentation": "never filled",
+}
+"""Key of a summary's `kv`, less `_share_of_used` -> what people call it."""
 WHOLE_RUN = "whole run, not a steady state"
 TRUST: Mapping[str, str] = {
     "validated": "checked against measurements of a real server",
@@ -133,8 +139,8 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("Time with a step in progress", share(summary["busy_share"])),
         ("KV blocks, all replicas", number(kv["num_blocks"], 0)),
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
-        ("KV filled with tokens, mean", share(kv["mean_filled_share"])),
-        ("KV empty inside blocks, mean", share(kv["mean_internal_fragmentation_share"])),
+        ("KV blocks refused to the queue's head, mean", share(kv["mean_stranded_share"])),
+        *((f"  of the blocks in use, {what}", share(kv[f"{key}_share_of_used"])) for key, what in KV_USES.items()),
         ("Prompt tokens from the prefix cache", share(summary["prefix_cache"]["token_hit_ratio"])),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
     ]
@@ -219,11 +225,19 @@ def _engine(engine: Mapping[str, Any]) -> str:
         f"{_text(engine.get('scheduler'))} scheduler" if engine.get("scheduler") else "",
     ]
     kv = engine.get("kv_cache") or {}
-    parts.append(f"{kv['allocator']} KV" if kv.get("allocator") else "")
+    parts.append(f"{_allocator(kv['allocator'])} KV" if kv.get("allocator") else "")
     parts.append(_quantization(engine.get("quantization")))
     for key in ("max_num_seqs", "max_num_batched_tokens"):
         parts.append(f"{key} {engine[key]}" if engine.get(key) else "")
     return ", ".join(part for part in parts if part)
+
+
+def _allocator(allocator: Any) -> str:
+    """The policy and the placement or unit it works with, if it says so."""
+    if not isinstance(allocator, Mapping):
+        return str(allocator)
+    options = [f"{key} {value}" for key, value in allocator.items() if key != "kind"]
+    return f"{allocator['kind']} ({', '.join(options)})" if options else str(allocator["kind"])
 
 
 def _quantization(scheme: Any) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
-from sim.request import Request, State
-from sim.schedulers.continuous import ContinuousScheduler
-from sim.schedulers.swap import Swap
+from sim.request import RUNNING, Request
+from sim.schedulers.seats import SeatedScheduler, Seats
 from sim.step import DECODE, IDLE, Idle, StepPlan
 
 
-class ChunkedScheduler(ContinuousScheduler):
+class ChunkedScheduler(SeatedScheduler):
     """Running decodes first, then prefill chunks in order of admission, then new requests, until the budget is spent.
 
     A step that had to preempt admits nobody. `long_prefill_token_threshold` caps the chunk of one prompt, so that
@@ -22,17 +23,17 @@ class ChunkedScheduler(ContinuousScheduler):
         kv: KVAllocator,
         batch: DecodeBatch,
         *,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
         long_prefill_token_threshold: int = 0,
-        swap: Swap | None = None,
+        **seats: Unpack[Seats],
     ) -> None:
-        super().__init__(kv, batch, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens, swap=swap)
-        self._cap = long_prefill_token_threshold or max_num_batched_tokens
+        super().__init__(kv, batch, **seats)
+        self._cap = long_prefill_token_threshold or self._max_num_batched_tokens
         self._prefilling: list[Request] = []  # admitted, prompt not yet computed; in order of admission
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
         """One step under the token budget."""
+        if self._accounts is not None:
+            self._accounts.settle(self._batch.steps)
         preempted = None
         if self._kv.shortage():
             preempted = self._make_room()
@@ -62,12 +63,10 @@ class ChunkedScheduler(ContinuousScheduler):
         self, chunks: list[tuple[Request, int]], budget: int, preempted: list[Request] | None
     ) -> tuple[int, list[Request] | None]:
         """Chunks for prompts under way; preempts newest-first when one does not fit, the prompt itself at the last."""
-        self._prefilling = [
-            r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is State.RUNNING
-        ]
+        self._prefilling = [r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is RUNNING]
         for request in self._prefilling:
             tokens = min(budget, request.target_tokens - request.computed_tokens, self._cap)
-            while tokens and request.state is State.RUNNING:
+            while tokens and request.state is RUNNING:
                 if self._kv.reserve(request, tokens) is not None:
                     chunks.append((request, tokens))
                     budget -= tokens
@@ -75,7 +74,7 @@ class ChunkedScheduler(ContinuousScheduler):
                 if self._kv.parked_blocks:
                     break  # what is being copied elsewhere will make room
                 decodes = self._batch.count
-                victim = self._newest({planned.id for planned, _ in chunks})
+                victim = self._victim({planned.id for planned, _ in chunks})
                 if victim is None:
                     break
                 self._preempt(victim)

@@ -1,191 +1,88 @@
-"""Iteration-level scheduling (Orca, OSDI 2022), prefill first: the rule of vLLM V0 without chunked prefill."""
+"""Iteration-level scheduling of whole prompts: Orca (OSDI 2022), and vLLM V0 without chunked prefill."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import Unpack
 
 from sim.batch import DecodeBatch
-from sim.kv.base import GRANTED, Grant, KVAllocator
-from sim.request import Request, State
-from sim.schedulers.queue_order import FcfsQueue
-from sim.schedulers.swap import Swap
-from sim.step import DECODE, IDLE, Idle, StepPlan, Transfer
+from sim.errors import ConfigError
+from sim.kv.base import KVAllocator
+from sim.request import Request
+from sim.schedulers.seats import SeatedScheduler, Seats
+from sim.step import IDLE, Idle, StepPlan
+
+PRIORITIES = ("prefill", "decode")
 
 
-class ContinuousScheduler:
-    """Requests join and leave between steps. Whole prompts go first and alone; the decodes stand still meanwhile.
+class ContinuousScheduler(SeatedScheduler):
+    """Requests join and leave between steps, with whole prompts; by default these go first and alone.
 
-    With `swap`, keys and values of preempted requests go to the host's memory while it has room.
+    `priority` says who comes first, `mixed` whether prompts and decodes may share a step. prefill, separate: vLLM V0.
+    decode, mixed: Orca, and the in-flight batching of TensorRT-LLM without chunked context. decode, separate: a new
+    batch is admitted when nobody decodes any more. prefill, mixed: decodes ride along where the budget has a token
+    left for each of them.
     """
-
-    drains_together = False
 
     def __init__(
         self,
         kv: KVAllocator,
         batch: DecodeBatch,
         *,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
-        swap: Swap | None = None,
+        priority: str = "prefill",
+        mixed: bool = False,
+        **seats: Unpack[Seats],
     ) -> None:
-        self._kv, self._batch = kv, batch
-        self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
-        self._waiting = FcfsQueue()
-        self._running: dict[int, Request] = {}  # in order of admission
-        self._swap = swap
-        self._copies: list[Transfer] = []  # of the plan in the making
-        self._loading: set[int] = set()  # running, but their keys and values are on the way
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that are not admitted, preempted ones included."""
-        return self._waiting.size
-
-    @property
-    def num_running(self) -> int:
-        """Admitted requests, prefilling or decoding."""
-        return len(self._running)
-
-    def running(self) -> list[Request]:
-        """Admitted requests in order of admission."""
-        return list(self._running.values())
-
-    def waiting(self) -> list[Request]:
-        """Waiting requests, the next one first."""
-        return list(self._waiting)
+        super().__init__(kv, batch, **seats)
+        if priority not in PRIORITIES:
+            raise ConfigError("prompts or decodes come first", key="priority", value=priority, choices=PRIORITIES)
+        self._decodes_first, self._mixed = priority == "decode", mixed
 
     def submit(self, request: Request) -> bool:
-        """Ends the plan in force if the request is next, has a seat, and its prompt fits the blocks now free.
-
-        Free blocks only get fewer while a plan lasts, and a plan ends whenever a request does.
-        """
-        waiting = self._waiting
-        waiting.push(request)
-        if waiting.size > 1 or len(self._running) >= self._max_num_seqs:
-            return False
-        return self._kv.can_reserve(request, self._first_chunk(request))
+        """As everywhere; False while decodes go first and keep the step to themselves."""
+        fits = super().submit(request)
+        return fits and not (self._decodes_first and not self._mixed and self._batch.count)
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
-        """Admit whole prompts if any fits; otherwise the running requests decode."""
+        """The next step, by who comes first."""
+        if self._accounts is not None:
+            self._accounts.settle(self._batch.steps)
+        if self._decodes_first and self._batch.count:
+            return self._around_decodes() if self._mixed else self._decode()
         if self._waiting.size:
             chunks: list[tuple[Request, int]] = []
-            self._admit(chunks, self._max_num_batched_tokens)
+            left = self._admit(chunks, self._max_num_batched_tokens)
             if chunks or self._copies:
-                return StepPlan(chunks, not chunks and self._batch.count > 0, transfers=self._take_copies())
-        if not self._batch.count:
-            return IDLE
-        return self._under_pressure() if self._kv.shortage() else DECODE
+                decodes = self._mixed and 0 < self._batch.count <= left if chunks else self._batch.count > 0
+                return StepPlan(chunks, decodes, transfers=self._take_copies())
+        return self._decode() if self._batch.count else IDLE
 
-    def ready(self, request: Request) -> None:
-        """A running request is in the cache now and decodes."""
-        self._loading.discard(request.id)
-        if self._swap is not None:
-            self._swap.pool.take(request)
-        self._batch.join(request)
-        self._kv.grow(request)
+    def _around_decodes(self) -> StepPlan:
+        """Every decode takes a token; prompts get the rest of the budget, unless somebody had to be preempted."""
+        decodes = self._decode()
+        if decodes.preempted or not decodes.decodes or not self._waiting.size:
+            return decodes
+        chunks: list[tuple[Request, int]] = []
+        self._admit(chunks, self._max_num_batched_tokens - self._batch.count)
+        return StepPlan(chunks, transfers=self._take_copies()) if chunks or self._copies else decodes
 
-    def finish(self, request: Request) -> None:
-        """The request's seat is free."""
-        del self._running[request.id]
-        if self._swap is not None:
-            self._swap.pool.drop(request)
-
-    def abort(self, request: Request) -> None:
-        """A waiting request is gone."""
-        self._waiting.discard()
-        if self._swap is not None:
-            self._swap.pool.drop(request)
-
-    def _first_chunk(self, request: Request) -> int:
-        """Tokens that must fit before a waiting request can be admitted."""
-        return request.target_tokens
-
-    def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
+    def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:
+        """Whole prompts in order while there is budget, a seat and room; the budget that is left."""
         kv, waiting, running = self._kv, self._waiting, self._running
         while waiting.size and len(running) < self._max_num_seqs:
             request = waiting.head()
             if request.computed_tokens:
                 if not self._restore(request):
-                    return
+                    break
+                if self._decodes_first:
+                    budget -= request.joined_step >= 0  # it decodes in this step
                 continue
             tokens = request.target_tokens
             if tokens > budget and tokens - kv.find_cached(request) > budget:
-                return
+                break
             grant = kv.reserve(request, tokens)
             if grant is None:
-                return
+                break
             tokens = self._seat(request, tokens, grant)
             chunks.append((request, tokens))
             budget -= tokens
-
-    def _restore(self, request: Request) -> bool:
-        """Admit the head of the queue, whose keys and values are elsewhere; whether there is room."""
-        copy = None if self._swap is None else self._swap.bring_in(request)
-        if self._swap is None or copy is None:
-            return False
-        self._seat(request, 0, GRANTED)
-        self._copies.append(copy)
-        if self._swap.overlap:
-            self._loading.add(request.id)
-        else:
-            self.ready(request)  # the step waits for the copy
-        return True
-
-    def _take_copies(self) -> list[Transfer]:
-        copies, self._copies = self._copies, []
-        return copies
-
-    def _seat(self, request: Request, tokens: int, grant: Grant) -> int:
-        """The head of the queue is admitted; the new tokens of its first chunk. What the cache holds is skipped."""
-        self._waiting.pop()
-        request.state = State.RUNNING
-        self._running[request.id] = request
-        if not grant.cached_tokens:
-            return tokens
-        request.computed_tokens = grant.cached_tokens
-        if not request.preemptions:
-            request.cached_tokens = grant.cached_tokens
-        return min(tokens, request.target_tokens - grant.cached_tokens)
-
-    def _under_pressure(self) -> StepPlan:
-        """A step of the decodes after preempting; empty when nobody may be preempted and blocks are still short."""
-        preempted = self._make_room()
-        decodes = self._batch.count > 0 and not self._kv.shortage()
-        return StepPlan((), decodes, preempted, transfers=self._take_copies())
-
-    def _make_room(self) -> list[Request]:
-        """Preempt newest-first until the next token of every decode has a block, or will once copies have ended."""
-        preempted: list[Request] = []
-        while self._kv.shortage() > self._kv.parked_blocks:
-            victim = self._newest()
-            if victim is None:
-                break
-            self._preempt(victim)
-            preempted.append(victim)
-        return preempted
-
-    def _newest(self, spared: Collection[int] = ()) -> Request | None:
-        """The running request admitted last that is here, not `spared`, and whose last token is not in flight."""
-        for request in reversed(self._running.values()):
-            if request.id in spared or request.id in self._loading or self._batch.last_token_in_flight(request):
-                continue
-            return request
-        return None
-
-    def _preempt(self, victim: Request) -> None:
-        """Back to the front of the queue, to be swapped in again or recomputed: prompt and what was emitted."""
-        del self._running[victim.id]
-        copy = None
-        if victim.joined_step >= 0:
-            self._batch.leave(victim, self._batch.steps)
-            copy = None if self._swap is None else self._swap.out(victim)
-        if copy is not None:
-            self._copies.append(copy)
-        else:
-            self._kv.release(victim)
-            victim.computed_tokens = 0
-            victim.target_tokens = victim.prompt_tokens + victim.emitted_tokens
-        victim.preemptions += 1
-        victim.state = State.WAITING
-        self._waiting.push_front(victim)
+        return budget

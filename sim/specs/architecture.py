@@ -128,6 +128,8 @@ class ModelArchitecture:
     mtp_layers: int = 0
     family: str = ""
     quantization: Mapping[str, Any] | None = field(default=None, hash=False)
+    filters_samples: bool = False
+    """Requests that do not say how to sample get top-k or top-p, as the checkpoint's generation_config.json has it."""
 
     @property
     def num_layers(self) -> int:
@@ -206,16 +208,37 @@ class ModelArchitecture:
 
     @cached_property
     def _growing(self) -> tuple[LayerGroup, ...]:
-        caching = [g for g in self.layers if g.attention and g.attention.kv_bytes_per_token()]
-        unlimited = [g for g in caching if g.attention and g.attention.limit_tokens is None]
-        return tuple(unlimited or caching)
+        """The caching layers that keep the most of a sequence: all of it, or else the longest window."""
+        return tuple(g for g in self._caching if g.attention and _kept_tokens(g.attention) == self.kv_limit_tokens)
+
+    @cached_property
+    def _caching(self) -> tuple[LayerGroup, ...]:
+        return tuple(g for g in self.layers if g.attention and g.attention.kv_bytes_per_token())
+
+    @cached_property
+    def kv_limit_tokens(self) -> int | None:
+        """The most tokens of a sequence that any layer keeps; None where one keeps all, or none keeps any."""
+        limits = [_kept_tokens(g.attention) for g in self._caching if g.attention]
+        known = [limit for limit in limits if limit is not None]
+        return max(known) if known and len(known) == len(limits) else None
+
+    def bounded(self, tokens: int) -> ModelArchitecture:
+        """The same model served with a cache that keeps this many tokens of every sequence.
+
+        StreamingLLM (Xiao et al., ICLR 2024): the first few and the last. A token sees so many, wherever they lie, so
+        memory and time are those of a sliding window of this length.
+        """
+        layers = tuple(replace(g, attention=g.attention and g.attention.bounded(tokens)) for g in self.layers)
+        return replace(self, layers=layers)
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2, *, tp: int = 1, pp: int = 1) -> int:
         """KV bytes that one more token of context adds on one GPU (of one: the whole model).
 
         Grouped-query layers are divided by min(tp, kv_heads), latent attention is replicated. Layers that see a
         window only are in `kv_bytes_per_sequence_fixed`, unless all layers are windowed (Mistral-7B-v0.1): then the
-        cache does grow by this much up to the window.
+        cache does grow by this much up to the longest window, `kv_limit_tokens`. Chunked layers (Llama 4) grow: vLLM
+        keeps all their tokens, its hybrid cache manager being off for them
+        (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE; from memory).
         """
         total = sum(
             group.count * group.attention.kv_bytes_per_token(bytes_per_element, tp)
@@ -227,7 +250,7 @@ class ModelArchitecture:
     def kv_bytes_per_sequence_fixed(self, bytes_per_element: float = 2, *, tp: int = 1, pp: int = 1) -> int:
         """The most KV bytes a sequence needs on one GPU beside those that grow with its whole context.
 
-        Sliding-window and chunked layers (window x bytes per token) and the states of linear attention.
+        Sliding-window layers (window x bytes per token) and the states of linear attention.
         """
         total = 0.0
         for group in self.layers:
@@ -244,7 +267,12 @@ class ModelArchitecture:
         total = 0.0
         for group in self.layers:
             if group.attention is not None:
-                kept = min(context_tokens, group.attention.limit_tokens or context_tokens)
+                kept = min(context_tokens, _kept_tokens(group.attention) or context_tokens)
                 per_token = group.attention.kv_bytes_per_token(bytes_per_element, tp)
                 total += group.count * (kept * per_token + group.attention.state_bytes(tp))
         return self._of_stage(total, pp)
+
+
+def _kept_tokens(attention: Attention) -> int | None:
+    """Cached tokens beyond which an engine drops the oldest; None: it keeps all."""
+    return None if isinstance(attention, FullAttention) and attention.chunk else attention.limit_tokens

@@ -1,12 +1,12 @@
 """The kinds of attention a layer can have: what they multiply by and what they keep in the KV cache.
 
-Every kind answers the same questions (`matrices`, `kv_bytes_per_token`, `state_bytes`, `limit_tokens`); tell them
-apart by `kind`.
+Every kind answers the same questions (`matrices`, `kv_bytes_per_token`, `state_bytes`, `limit_tokens`, `bounded`); tell
+them apart by `kind`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from sim.specs.matrices import WeightMatrix, norm
@@ -73,6 +73,10 @@ class FullAttention:
         """The most tokens of one sequence that this layer's cache ever needs; None when it needs all."""
         return self.window or self.chunk
 
+    def bounded(self, tokens: int) -> FullAttention:
+        """The same with a cache that keeps this many tokens of a sequence, unless it keeps fewer by itself."""
+        return self if (self.limit_tokens or tokens + 1) <= tokens else replace(self, window=tokens, chunk=None)
+
     def kv_bytes_per_token(self, bytes_per_element: float = 2, tp: int = 1) -> float:
         """Cache bytes per token and layer, on one of `tp` GPUs: keys and values of its KV heads.
 
@@ -122,10 +126,18 @@ class LatentAttention:
     v_head_dim: int
     qkv_bias: bool = False
     indexer: Indexer | None = None
+    window: int | None = None
     kind: ClassVar[Literal["mla"]] = "mla"
-    window: ClassVar[None] = None
     chunk: ClassVar[None] = None
-    limit_tokens: ClassVar[None] = None
+
+    @property
+    def limit_tokens(self) -> int | None:
+        """The most tokens of one sequence that this layer's cache ever needs; None when it needs all."""
+        return self.window
+
+    def bounded(self, tokens: int) -> LatentAttention:
+        """The same with a cache that keeps this many tokens of a sequence."""
+        return replace(self, window=min(tokens, self.window or tokens))
 
     @property
     def head_dim(self) -> int:
@@ -190,6 +202,10 @@ class LinearAttention:
     window: ClassVar[None] = None
     chunk: ClassVar[None] = None
     limit_tokens: ClassVar[None] = None
+
+    def bounded(self, tokens: int) -> LinearAttention:
+        """The same: its state does not grow anyway."""
+        return self
 
     @property
     def num_heads(self) -> int:

@@ -52,7 +52,15 @@ def architecture_from_hf(config: Mapping[str, Any], name: str, *, file: str | No
         mtp_layers=_mtp_layers(keys),
         family=keys.model_type.removesuffix("_text"),
         quantization=_quantization(config, keys),
+        filters_samples=_filters_samples(config.get("generation_config")),
     )
+
+
+def _filters_samples(generation: Any) -> bool:
+    """Whether generation_config.json, which the catalogue keeps beside the rest, asks for top-k or top-p."""
+    if not isinstance(generation, Mapping):
+        return False
+    return float(generation.get("top_p") or 1) < 1 or int(generation.get("top_k") or 0) > 0
 
 
 def _dtype(keys: HfKeys) -> str:
@@ -192,6 +200,9 @@ def _from_file(path: Path) -> ModelArchitecture:
     separate = path.parent / "hf_quant_config.json"  # NVIDIA's checkpoints keep it in a second file
     if not config.get("quantization_config") and separate.is_file():
         config["quantization_config"] = {"quant_method": "modelopt", **_read_json(separate)}
+    generation = path.parent / "generation_config.json"
+    if generation.is_file():
+        config["generation_config"] = _read_json(generation)
     name = str(config.get("_name_or_path") or "")
     name = name if name and not name.startswith("/") else path.parent.resolve().name
     return architecture_from_hf(config, name, file=str(path))

@@ -16,6 +16,8 @@ from sim import catalog
 from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, build
 from sim.documents import canonical_json
 from sim.errors import ConfigError
+from sim.predictors import QuantilePredictor
+from sim.presets import load_preset
 from sim.resolved import resolved, resolved_yaml
 from sim.run import run_setup
 from sim.scenario import load_scenario
@@ -34,7 +36,7 @@ def test_defaults_come_from_the_preset_and_the_model() -> None:
     engine = setup().engine
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_model_len) == (1024, 8192, 131072)
     assert engine.kv_cache == {
-        "allocator": "paged",
+        "allocator": {"kind": "paged"},
         "block_size": 16,
         "enable_prefix_caching": True,
         "prefix_cache": {"match": "hash_block", "eviction": "lru"},
@@ -50,7 +52,8 @@ def test_what_is_written_wins_over_the_preset() -> None:
     ).engine
     assert not engine.async_scheduling
     assert not engine.kv_cache["enable_prefix_caching"]
-    assert engine.host == {"step_s": 264e-6, "sequence_s": 0.0, "token_s": 2e-6}
+    preset = load_preset("vllm-v1").host
+    assert engine.host == preset.model_dump() | {"token_s": 2e-6}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +213,21 @@ def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> Non
     assert again.scheme.kept == first.scheme.kept
 
 
+def test_a_predictor_is_checked_where_it_is_written() -> None:
+    """An impossible option is an error of the key that holds it, before anything runs."""
+    with pytest.raises(ConfigError, match="between 0 and 10") as caught:
+        setup(engine__length_predictor="noisy", engine__length_predictor__sigma=-1)
+    assert caught.value.key == "engine.length_predictor.sigma"
+
+
+def test_replicas_share_no_predictor() -> None:
+    """Each learns from its own answers."""
+    built = setup(engine__length_predictor="quantile")
+    assert isinstance(built.parts().predictor, QuantilePredictor)
+    assert built.parts().predictor is not built.parts().predictor
+    assert setup().parts().predictor is None
+
+
 MOE = "Qwen/Qwen3-30B-A3B"
 
 
@@ -227,6 +245,7 @@ def test_parallel_layouts_count_gpus_and_memory() -> None:
 def test_limits_of_a_lane_are_planned_for_all_lanes() -> None:
     """Two stages plan two budgets per round, two data-parallel groups also twice the sequences."""
     given = {"engine__max_num_seqs": 16, "engine__max_num_batched_tokens": 64}
+    given |= {"engine__host__request_s": 0, "engine__host__prompt_token_s": 0}  # all prompts arrive at once
     for key in ("pipeline_parallel_size", "data_parallel_size"):
         result = run_setup(setup(model=MOE, **{f"engine__{key}": 2}, **given))
         assert set(result.requests["output_tokens"]) == {5}

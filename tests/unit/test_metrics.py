@@ -220,8 +220,9 @@ def test_hardly_any_request_still_gives_a_summary(toy_run: Runs, n: int) -> None
 
 
 def test_kv_shares_add_up(toy_run: Runs) -> None:
-    """Filled, internally wasted and free blocks are all the blocks there are."""
+    """Filled, reserved, never filled, stranded and free blocks are all the blocks there are."""
     kv = summarise(toy_run(n=200, blocks=400))["kv"]
-    parts = kv["mean_filled_share"] + kv["mean_internal_fragmentation_share"] + kv["mean_free_share"]
-    assert parts == pytest.approx(1.0)
+    kinds = ("filled", "reserved", "internal_fragmentation", "stranded", "free")
+    assert sum(kv[f"mean_{kind}_share"] for kind in kinds) == pytest.approx(1.0)
+    assert sum(kv[f"{kind}_share_of_used"] for kind in kinds[:3]) == pytest.approx(1.0)
     assert 0 < kv["mean_used_share"] < kv["peak_used_share"] <= 1

@@ -23,7 +23,7 @@ BASE = {
     "model": "meta-llama/Llama-3.1-8B",
     "hardware": "h100-sxm",
     "workload": TRAFFIC,
-    "engine": {"num_gpu_blocks_override": 300},
+    "engine": {"num_gpu_blocks_override": 300, "host": {"request_s": 0, "prompt_token_s": 0}},
 }
 
 
@@ -61,12 +61,13 @@ def test_what_is_written_counts() -> None:
         ("engine__kv_cache__offload__capacity", "4 parsecs", "capacity"),
         ("engine__kv_cache__offload__bandwidth", 0, "bandwidth"),
         ("engine__max_queued_requests", 0, "max_queued_requests"),
+        ("engine__scheduler", "static", "swap needs chunked or continuous"),
     ],
 )
 def test_mistakes_are_named(key: str, value: Any, problem: str) -> None:
     """With the key."""
     with pytest.raises(ConfigError, match=problem):
-        setup(**{key: value})
+        setup(**{"engine__preemption_mode": "swap", key: value})
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.results import RunResult, Table
-from sim.series import Grid, Series, kv_growth, row_durations_ps, series_of
+from sim.series import Grid, KVLayout, Series, kv_growth, row_durations_ps, series_of
 
 Runs = Callable[..., RunResult]
 
@@ -67,7 +67,7 @@ def test_growth_follows_tokens_on_demand_and_nothing_where_room_was_reserved(run
     first["steps"][:], first["decodes"][:], first["running"][:] = 32, 4, 4
     first["kv_tokens"][:] = 400
     first["kv_blocks"][:] = [27, 80]
-    tokens, blocks = kv_growth(first, 16)
+    tokens, blocks = kv_growth(first, KVLayout(16))
     assert tokens.tolist() == [128, 128] and blocks.tolist() == [8, 0]
 
 

@@ -16,52 +16,18 @@ from scenarios import Run, Scenario, examples, play, random_scenario, rows_of, s
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimes
 from sim.engine.replica import ReplicaParts
-from sim.request import Request, State
+from sim.request import State
 from sim.schedulers.base import Scheduler
-from sim.schedulers.continuous import ContinuousScheduler
-from sim.step import NO_LIMIT, Idle, StepPlan
+from sim.schedulers.static import StaticScheduler
+from sim.step import NO_LIMIT
 
 
-class Drained(ContinuousScheduler):
-    """Admits whole prompts while nothing runs, padded to the longest of them if they are to be."""
-
-    drains_together = True
-    padded = False
-
-    def submit(self, request: Request) -> bool:
-        super().submit(request)
-        return not self._running
-
-    def plan(self, now_ps: int) -> StepPlan | Idle:
-        if self._running:
-            return self._decode()
-        if self.padded and self._waiting.size:
-            self._pad()
-        return super().plan(now_ps)
-
-    def _decode(self) -> StepPlan:
-        waiting, self._waiting.size = self._waiting.size, 0
-        plan = super().plan(0)
-        self._waiting.size += waiting
-        assert isinstance(plan, StepPlan)
-        return plan
-
-    def _pad(self) -> None:
-        head = self._waiting.head()
-        for request in self.waiting():
-            request.target_tokens = max(request.prompt_tokens + request.emitted_tokens, head.target_tokens)
-
-
-class Padded(Drained):
-    padded = True
-
-
-def drained(kind: type[Drained] = Drained) -> Any:
-    """Puts the scheduler above in the place of another one."""
+def drained(padding: bool = False) -> Any:
+    """Puts the static scheduler in the place of another one."""
 
     def wrap(inner: Any, parts: ReplicaParts) -> Scheduler:
         limits = {"max_num_seqs": inner._max_num_seqs, "max_num_batched_tokens": inner._max_num_batched_tokens}
-        return kind(parts.kv, parts.batch, **limits)
+        return StaticScheduler(parts.kv, parts.batch, padding=padding, **limits)
 
     return wrap
 
@@ -132,13 +98,13 @@ def assert_same(a: Run, b: Run) -> None:
     assert a.boundaries() == b.boundaries()
 
 
-def compare(scenario: Scenario, kind: type[Drained]) -> Run:
+def compare(scenario: Scenario, padding: bool) -> Run:
     """Leaping and single-stepping, with the books checked at the end."""
     longest = max(p + most for _, _, p, _, most in scenario.rows)
     scenario = replace(
         scenario, scheduler="continuous", threshold=0, max_num_batched_tokens=longest * scenario.max_num_seqs
     )
-    runs = [play(scenario, max_run, wrap=drained(kind)) for max_run in (NO_LIMIT, 3, 1)]
+    runs = [play(scenario, max_run, wrap=drained(padding)) for max_run in (NO_LIMIT, 3, 1)]
     assert_same(runs[0], runs[1])
     assert_same(runs[0], runs[2])
     return runs[0]
@@ -148,18 +114,18 @@ def compare(scenario: Scenario, kind: type[Drained]) -> Run:
 @examples(100)
 def test_short_scenarios_agree_in_both_modes(scenario: Scenario) -> None:
     """Leaping to the end of a batch changes nothing, whatever preempts, gives up or arrives meanwhile."""
-    compare(scenario, Drained)
+    compare(scenario, False)
 
 
-@pytest.mark.parametrize("kind", [Drained, Padded])
-def test_long_scenarios_agree_in_both_modes(kind: type[Drained]) -> None:
+@pytest.mark.parametrize("padding", [False, True])
+def test_long_scenarios_agree_in_both_modes(padding: bool) -> None:
     """The same over longer traffic; members of a batch that ran to its end left together."""
     waited = 0
     for seed in range(60):
         scenario = random_scenario(seed, most_requests=40)
-        if kind is Padded:
+        if padding:
             scenario = replace(scenario, num_blocks=10 * scenario.num_blocks)
-        run = compare(scenario, kind)
+        run = compare(scenario, padding)
         last = {i: times[-1] for i, times in run.token_times().items() if times}
         waited += sum(end > last.get(i, end) for i, end in finishes(run).items())
     assert waited > 100
@@ -168,6 +134,6 @@ def test_long_scenarios_agree_in_both_modes(kind: type[Drained]) -> None:
 def test_padded_prompts_are_computed_and_held_whole() -> None:
     """A prompt padded to the longest of its batch costs as much as that one, in the step and in the cache."""
     rows = ((0, 0, 9, 2, 2), (1, 0, 2, 2, 2))
-    run = play(Scenario(rows, scheduler="continuous", block_size=2), wrap=drained(Padded))
+    run = play(Scenario(rows, scheduler="continuous", block_size=2), wrap=drained(padding=True))
     first = next(rows_of(run.steps))
     assert (first["prefill_tokens"], first["kv_blocks"]) == (18, 10)

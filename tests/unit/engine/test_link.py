@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.engine.events import ARRIVAL, COMPLETION, Alarm
+from sim.engine.events import ARRIVAL, COMPLETION, Alarm, Clock
 from sim.engine.link import Link, LinkRate
 from sim.units import PS_PER_S, ceil_div
 
 
 def ends(rate: LinkRate, *transfers: tuple[int, int]) -> dict[int, int]:
     """When each transfer (start, bytes) arrives, in the order in which they do."""
-    env = simpy.Environment(initial_time=0)
+    env = Clock()
     link, arrived = Link(env, rate), dict[int, int]()
     for i, (start, size) in enumerate(transfers):
         begin = lambda _, i=i, size=size: link.send(i, size, lambda _: arrived.setdefault(i, env.now))  # noqa: E731
@@ -47,7 +46,7 @@ def test_equal_ends_come_in_order_of_requests() -> None:
 
 def test_an_end_comes_after_arrivals_of_its_instant() -> None:
     """Completions rank between arrivals and time-outs."""
-    env = simpy.Environment(initial_time=0)
+    env = Clock()
     seen: list[str] = []
     Link(env, LinkRate(PS_PER_S)).send(0, 10, lambda _: seen.append("end"))
     Alarm(env, ARRIVAL + 99, 10, lambda _: seen.append("arrival"))

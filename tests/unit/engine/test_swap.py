@@ -26,7 +26,7 @@ from sim.engine.router import RoundRobin
 from sim.errors import InvariantError
 from sim.kv.host_pool import HostPool
 from sim.request import Request, State
-from sim.schedulers.swap import Swap
+from sim.schedulers.mover import Mover
 from sim.step import IN, NO_LIMIT, OUT
 from sim.units import PS_PER_S
 
@@ -54,11 +54,11 @@ def parts(scenario: Scenario, rules: Rules, max_run: int, timer: StepTimer | Non
     """A replica that swaps."""
     plain = make_parts(scenario, max_run, timer)
     pool = HostPool(rules.capacity)
-    swap = Swap(plain.kv, pool, block_bytes=scenario.block_size, overlap=rules.overlap)
+    mover = Mover(plain.kv, pool, block_bytes=scenario.block_size, overlap=rules.overlap)
     options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
     scheduler = SCHEDULERS[scenario.scheduler](
         plain.kv, plain.batch, max_num_seqs=scenario.max_num_seqs,
-        max_num_batched_tokens=scenario.max_num_batched_tokens, swap=swap, **options,
+        max_num_batched_tokens=scenario.max_num_batched_tokens, mover=mover, **options,
     )  # fmt: skip
     rate = LinkRate(rules.bytes_per_s, rules.latency_ps)
     return replace(plain, scheduler=scheduler, links={OUT: rate, IN: rate}, overlap=rules.overlap), pool
@@ -181,14 +181,14 @@ def test_a_request_that_can_never_come_back_is_found() -> None:
     """A replica with somebody waiting for room that nothing will make is a bug, and says so."""
     scenario = Scenario(((0, 0, 3, 3, 3), (1, 0, 3, 3, 3)), block_size=2, num_blocks=4)
     part, pool = parts(scenario, Rules(), NO_LIMIT, Paper())
-    object.__setattr__(part.scheduler, "_swap", Never(part.kv, pool, block_bytes=2))
+    object.__setattr__(part.scheduler, "_mover", Never(part.kv, pool, block_bytes=2))
     cluster = Cluster(ListWorkload(scenario.requests()), [part], RoundRobin(), max_model_len=100)
     with pytest.raises(InvariantError, match="leaves requests waiting"):
         cluster.run()
     assert pool.used_bytes == 4
 
 
-class Never(Swap):
+class Never(Mover):
     """Lets nobody back in."""
 
     def bring_in(self, request: Request) -> None:

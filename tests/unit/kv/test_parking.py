@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.build import PREFIX_CACHES
+from sim.build import ALLOCATORS, PREFIX_CACHES
+from sim.kv.base import KVAllocator
+from sim.kv.bounded import BoundedKV
 from sim.kv.paged import PagedKV
+from sim.kv.predicted import PredictedKV
 from sim.request import Request, Traits
 
 
@@ -62,13 +66,21 @@ def test_nobody_is_restored_who_is_still_parked() -> None:
     kv.check([(request, 8)])
 
 
-@pytest.mark.parametrize("make", [PagedKV, *PREFIX_CACHES.values()])
+ALL: dict[str, Callable[..., KVAllocator]] = {
+    **ALLOCATORS,
+    **PREFIX_CACHES,
+    "bounded": lambda *sizes: BoundedKV(*sizes, bound_tokens=15),
+    "large pages": lambda *sizes: PredictedKV(*sizes, growth_blocks=3),
+}
+
+
+@pytest.mark.parametrize("kind", ALL)
 @given(seed=st.integers(0, 10**6))
 @examples(100)
-def test_blocks_are_conserved(make: type[PagedKV], seed: int) -> None:
+def test_blocks_are_conserved(kind: str, seed: int) -> None:
     """After any history of admissions, growth, parking, release and restoration the books add up, and all is free."""
     rng = random.Random(seed)
-    kv = make(rng.choice([12, 40]), rng.choice([1, 3, 4]), rng.choice([0, 2]))
+    kv = ALL[kind](rng.choice([12, 40]), rng.choice([1, 3, 4]), rng.choice([0, 2]))
     here: list[Request] = []
     parked: list[Request] = []
     away: list[Request] = []

@@ -32,7 +32,7 @@ def test_the_queue_is_a_list_with_two_ends(seed: int) -> None:
         elif action == "abort" and model:
             request = model.pop(rng.randrange(len(model)))
             request.state = State.ABORTED
-            queue.discard()
+            queue.discard(request)
         assert queue.size == len(model)
         assert list(queue) == model
         if model:

@@ -1,0 +1,126 @@
+"""bench_serve_runs.csv: outputs of `vllm bench serve` against vLLM, SGLang and TensorRT-LLM servers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sim.errors import ConfigError
+from sim.validation.serving.case import Case, Ints, Traffic
+from sim.validation.serving.table import (
+    Row,
+    Server,
+    frame,
+    labels,
+    long_tailed,
+    measured,
+    number,
+    one_part,
+    poisson,
+    same,
+    text,
+)
+
+COLUMNS = ("serve_cmd", "arrival", "workload", "in_tok_mean", "out_tok_mean")
+_METRICS = {
+    name: name
+    for name in ("req_s", "out_tok_s", "total_tok_s", "ttft_mean", "ttft_p50", "ttft_p99", "tpot_mean", "tpot_p50",
+                 "tpot_p99", "itl_mean")
+}  # fmt: skip
+_INPUT_SIGMA, _OUTPUT_SIGMA = 1.3, 1.1
+"""Spread of the logarithm of ShareGPT's prompt and answer lengths."""
+_LONGEST_PROMPT, _LONGEST_ANSWER = 1024, 1500
+"""`vllm bench serve` leaves out longer prompts, and pairs of more than 2048 tokens (vllm/benchmarks/datasets.py)."""
+
+# An engine's own spelling of each argument -> key of `engine:`.
+_ARGUMENTS = {
+    "max-num-batched-tokens": "max_num_batched_tokens",
+    "chunked-prefill-size": "max_num_batched_tokens",
+    "max-num-tokens": "max_num_batched_tokens",
+    "max-num-seqs": "max_num_seqs",
+    "max-running-requests": "max_num_seqs",
+    "max-batch-size": "max_num_seqs",
+}
+_APPROXIMATE = {
+    r"enable-dp-attention": "attention data parallelism priced as tensor parallelism",
+    r"quantization|kv-cache-dtype": "quantisation options of the command are not read",
+}
+_NOT_MODELLED = {
+    r"speculative": "speculative decoding is not simulated",
+    r"cpu-offload": "weights in host memory are not simulated",
+}
+
+
+def read_row(name: str, row: Row, path: Path) -> Case:
+    """A benchmark run. Raises ConfigError for what is not known."""
+    command, tp = f"{text(row, 'serve_cmd')} {text(row, 'variant')}", int(number(row, "tp"))
+    experts = re.search(r"--ep[-_]size[ =](\d+)", command)
+    ep = int(experts[1]) if experts else tp if "enable-expert-parallel" in command else 1
+    server = Server(
+        text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"), tp=tp,
+        pp=int(number(row, "pp", 1)), dp=int(number(row, "dp", 1)), ep=ep, block_scales=True,
+    )  # fmt: skip
+    traffic = _traffic(row)
+    longest = int((traffic.input_tokens + traffic.output_tokens).max())
+    scenario, model = frame(server, longest, path)
+    scenario["engine"] |= arguments(command, text(row, "section"))
+    values = measured(row, _METRICS)
+    if {"ttft_mean", "itl_mean"} <= values.keys():  # gaps are pooled, so this is the mean over requests exactly
+        values["e2e_mean"] = values["ttft_mean"] + values["itl_mean"] * (number(row, "out_tok_mean") - 1)
+    case = Case(
+        name, path.stem, labels(server, model), path, scenario, traffic, model.config, one_part(values, len(traffic)),
+        remarks=tuple(why for words, why in _APPROXIMATE.items() if re.search(words, command)),
+    )  # fmt: skip
+    return _unless_modelled(case, row, command)
+
+
+def _unless_modelled(case: Case, row: Row, command: str) -> Case:
+    if text(row, "speculative") == "yes":
+        return case.without("speculative decoding is not simulated", suspect=True)
+    found = next((why for words, why in _NOT_MODELLED.items() if re.search(words, command)), None)
+    return case.without(found) if found else case
+
+
+def arguments(command: str, section: str = "") -> dict[str, Any]:
+    """The `engine:` keys that a server's command line sets; headings such as "Seqs 512" count too."""
+    found: dict[str, Any] = {}
+    for word, key in _ARGUMENTS.items():
+        match = re.search(rf"--{word.replace('-', '[-_]')}[ =]+(\d+)", command)
+        if match and int(match[1]) > 0:
+            found[key] = int(match[1])
+    if match := re.search(r"\bseqs? (\d{2,})", section, re.IGNORECASE):
+        found["max_num_seqs"] = int(match[1])
+    if match := re.search(r"(?:^|batch token )(\d+)k\b", section, re.IGNORECASE):
+        found["max_num_batched_tokens"] = int(match[1]) * 1024
+    if match := re.search(
+        r"--mem[-_]fraction[-_]static[ =]+(0?\.\d+)|--gpu[-_]memory[-_]utilization[ =]+(0?\.\d+)", command
+    ):
+        found["gpu_memory_utilization"] = float(match[1] or match[2])
+    return found
+
+
+def sharegpt(input_mean: float, output_mean: float, count: int) -> tuple[Ints, Ints]:
+    """Prompt and answer lengths like those that `vllm bench serve` samples from ShareGPT, with the means given."""
+    answers = max(_LONGEST_ANSWER, 2 * output_mean)
+    return (
+        long_tailed(input_mean, _INPUT_SIGMA, 4, max(_LONGEST_PROMPT, round(2 * input_mean)), count, "prompts"),
+        long_tailed(output_mean, _OUTPUT_SIGMA, 2, round(answers), count, "answers"),
+    )
+
+
+def _traffic(row: Row) -> Traffic:
+    count = int(number(row, "n_requests"))
+    arrival = text(row, "arrival")
+    prompt, answer = number(row, "in_tok_mean"), number(row, "out_tok_mean")
+    fixed = text(row, "workload").startswith("random") or (answer.is_integer() and answer >= 128)
+    lengths = (same(prompt, count), same(answer, count)) if fixed else sharegpt(prompt, answer, count)
+    if match := re.search(r"rate (\d+(?:\.\d+)?)\s*$", text(row, "section"), re.IGNORECASE):
+        return Traffic(*lengths, "trace", poisson(float(match[1]), count))
+    if match := re.search(r"closed loop.*?(\d+)\s*$", arrival):
+        return Traffic(*lengths, "closed_loop", concurrency=int(match[1]))
+    if arrival.startswith("all at once"):
+        return Traffic(*lengths)
+    if match := re.search(r"(\d+(?:\.\d+)?)", arrival):
+        return Traffic(*lengths, "trace", poisson(float(match[1]), count))
+    raise ConfigError("unknown arrivals", key="arrival", value=arrival)

@@ -1,0 +1,46 @@
+"""quantisation_bench.csv: one model under many quantisation methods, ShareGPT prompts sent at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sim.errors import ConfigError
+from sim.validation.serving.bench import sharegpt
+from sim.validation.serving.case import Case, Traffic
+from sim.validation.serving.table import Row, Server, frame, labels, measured, number, one_part, text
+
+COLUMNS = ("quantisation", "total_tok_s", "ttft_mean_ms", "tpot_mean_ms")
+_METRICS = {"total_tok_s": "total_tok_s", "ttft_mean_ms": "ttft_mean", "tpot_mean_ms": "tpot_mean"}
+_REQUESTS = 1000
+_INPUT_MEAN, _OUTPUT_MEAN = 217.0, 200.0
+"""Of 1,000 prompts sampled from ShareGPT by `vllm bench serve`; this table does not state them."""
+
+
+def read_row(name: str, row: Row, path: Path) -> Case:
+    """A quantisation method. Raises ConfigError for one that is not understood."""
+    server = Server(text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"))
+    scenario, model = frame(server, 0, path)
+    scheme = _scheme(text(row, "quantisation"))
+    if scheme is not None:
+        scenario["engine"]["quantization"] = scheme
+    found = re.search(r"(\d[\d,]*) prompts", text(row, "workload"))
+    count = int(found[1].replace(",", "")) if found else int(number(row, "n_requests", _REQUESTS))
+    traffic = Traffic(*sharegpt(_INPUT_MEAN, _OUTPUT_MEAN, count))
+    return Case(
+        name, path.stem, labels(server, model) | {"format": text(row, "quantisation")}, path, scenario, traffic,
+        model.config, one_part(measured(row, _METRICS), count),
+    )  # fmt: skip
+
+
+def _scheme(label: str) -> str | None:
+    word = label.lower()
+    if word in ("bf16", "fp16", "none"):
+        return None
+    if word.startswith("gptq"):
+        return "w8a16" if "int8" in word else "gptq"
+    for start, scheme in (("awq", "awq"), ("bitsandbytes", "bitsandbytes"), ("fp8", "fp8"), ("w8a8", "w8a8"),
+                          ("int8", "w8a8"), ("int4", "w4a16")):  # fmt: skip
+        if word.startswith(start):
+            return scheme
+    raise ConfigError("unknown quantisation", key="quantisation", value=label)
