@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint bench picture clean
+.PHONY: run test lint bench picture mutants clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
@@ -30,3 +30,6 @@ bench: $(INSTALLED)
 
 picture: $(INSTALLED)
 	$(BIN)/python reports/picture.py
+
+mutants: $(INSTALLED)
+	$(BIN)/python tests/mutants/run.py

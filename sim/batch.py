@@ -49,6 +49,13 @@ class DecodeBatch:
         self.context_tokens -= request.computed_tokens
         request.joined_step = -1
 
+    def settle(self, request: Request) -> None:
+        """Make the counts of a member current while it goes on decoding."""
+        done = self.steps - request.joined_step
+        request.computed_tokens += done
+        request.emitted_tokens += done
+        request.joined_step = self.steps
+
     def last_token_in_flight(self, request: Request) -> bool:
         """Whether a step that is planned but has not ended emits this member's last token, or one has already.
 

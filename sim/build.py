@@ -37,10 +37,11 @@ from sim.engine.router import (
     least_outstanding_requests,
     prefix_affinity,
 )
-from sim.engine_settings import Engine, check_policies, resolve_engine
+from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
+from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
 from sim.kv.host_pool import HostPool
 from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
@@ -97,6 +98,16 @@ PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
 }
 """By way of matching: what takes the place of `paged` when prefix caching is enabled and prompts have something known
 about them."""
+FORKING: Mapping[str, Callable[..., KVAllocator]] = {
+    "paged": ForkedKV,
+}
+FORKING_PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
+    "hash_block": ForkedPrefixCachedKV,
+    "radix": ForkedRadixCachedKV,
+}
+"""What takes the place of either when requests have several sequences."""
+FORKING_SCHEDULERS = ("chunked", "continuous")
+"""Those that keep seats for the sequences to come."""
 PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
     "oracle": OraclePredictor,
     "noisy": NoisyPredictor,
@@ -116,6 +127,7 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
 }
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
+    ("engine", "scheduling_policy"): QUEUE_ORDERS,
     ("engine", "kv_cache", "allocator"): ALLOCATORS,
     ("engine", "kv_cache", "prefix_cache", "match"): PREFIX_CACHES,
     ("engine", "length_predictor"): PREDICTORS,
@@ -159,7 +171,7 @@ class Setup:
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
         kv = self._allocator()
-        options = {key: value for key, value in engine.scheduler.items() if key != "kind"}
+        options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
         if engine.scheduler["kind"] == "chunked":
@@ -174,7 +186,8 @@ class Setup:
             )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
-            max_num_batched_tokens=budget * lanes, **options,
+            max_num_batched_tokens=budget * lanes, preemption_victim=engine.preemption_victim,
+            queue=QUEUE_ORDERS[engine.scheduling_policy["kind"]](**options_of(engine.scheduling_policy)), **options,
         )  # fmt: skip
         predictor = _predictor(engine, self.scenario.seed)
         parts = ReplicaParts(
@@ -200,10 +213,11 @@ class Setup:
     def _allocator(self) -> KVAllocator:
         options = dict(self.engine.kv_cache["allocator"])
         kind = options.pop("kind")
-        make = ALLOCATORS[kind]
+        forks = self.spec.sequences > 1
+        make = (FORKING if forks else ALLOCATORS)[kind]
         if self.shares_prefixes:
             prefix_cache = self.engine.kv_cache["prefix_cache"]
-            make = PREFIX_CACHES[prefix_cache["match"]]
+            make = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[prefix_cache["match"]]
             options["eviction"] = prefix_cache["eviction"]
         if self.bound_tokens is not None:
             make = BOUNDED.get(kind, make)
@@ -238,8 +252,6 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     scheme = quantization_of(loaded, architecture)
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
-    with blamed(("engine", "length_predictor"), under=("engine", "length_predictor")):
-        _predictor(engine, scenario.seed)
     with blamed(("hardware",)):
         kernels = _kernels(gpu, preset)
     if factors:
@@ -256,6 +268,11 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
+    if spec.sequences > 1 and engine.preemption_mode == "swap":
+        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that sequences "
+                                    "share cannot be swapped", value="swap")  # fmt: skip
+    if spec.sequences > 1:
+        _check_sequences(loaded, written, engine, architecture)
     with written.blamed():
         workload = build_workload(
             spec, seed=scenario.seed, max_model_len=engine.max_model_len, beside=written.document.path
@@ -269,12 +286,35 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     )  # fmt: skip
 
 
+def _check_sequences(
+    loaded: LoadedScenario, written: WrittenWorkload, engine: Engine, architecture: ModelArchitecture
+) -> None:
+    """What requests with several sequences do not go with."""
+    spec, error = written.spec, loaded.document.error
+    asked = "n" if spec.beam_width is None else "beam_width"
+    allocator, scheduler = engine.kv_cache["allocator"]["kind"], engine.scheduler["kind"]
+    if allocator not in FORKING:
+        raise error(("engine", "kv_cache", "allocator"), f"shares no blocks among the sequences of a request ({asked})",
+                    value=allocator, choices=sorted(FORKING))  # fmt: skip
+    if scheduler not in FORKING_SCHEDULERS:
+        raise error(("engine", "scheduler"), f"keeps no seats for the sequences of a request ({asked})",
+                    value=scheduler, choices=FORKING_SCHEDULERS)  # fmt: skip
+    if (architecture.kv_limit_tokens or engine.max_model_len) < engine.max_model_len:
+        raise error(("engine", "kv_cache", "sliding_window"), "writes over blocks that the sequences of a request "
+                    f"share ({asked})", value=architecture.kv_limit_tokens)  # fmt: skip
+    if spec.beam_width is not None and engine.async_scheduling:
+        raise error(("engine", "async_scheduling"), "must be false with beam_width: which beams live is known only "
+                    "when the step before has ended", value=True)  # fmt: skip
+    if spec.sequences > engine.max_num_seqs:
+        raise written.document.error((*written.at, asked), f"exceeds max_num_seqs ({engine.max_num_seqs}): a sequence "
+                                     "takes a seat", value=spec.sequences)  # fmt: skip
+
+
 def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
     """What guesses output lengths on one replica, if anything does."""
     if engine.length_predictor is None:
         return None
-    options = dict(engine.length_predictor)
-    return PREDICTORS[options.pop("kind")](seed, **options)
+    return PREDICTORS[engine.length_predictor["kind"]](seed, **options_of(engine.length_predictor))
 
 
 def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:

@@ -19,8 +19,11 @@ from sim.specs.layout import Layout
 from sim.specs.quantization import QuantScheme
 from sim.units import GIB
 
+CHUNKING = ("chunked", "sglang")
+"""Schedulers that split prompts, so that a step need not hold the longest one."""
 _NOT_OPTIONS = {
-    "max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "max_model_len", "bound_tokens", "mover",
+    "max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "max_model_len", "bound_tokens",
+    "queue", "preemption_victim", "mover",
 }  # fmt: skip
 """What constructors of policies are given from settings of their own."""
 
@@ -38,6 +41,8 @@ class Engine:
 
     preset: str
     scheduler: dict[str, Any]
+    scheduling_policy: dict[str, Any]
+    preemption_victim: str
     max_num_seqs: int
     max_num_batched_tokens: int
     long_prefill_token_threshold: int
@@ -80,8 +85,11 @@ def resolve_engine(
         preset = load_preset(given.preset)
     seqs, budget = preset.limits(gpu)
     scheduler = given.scheduler or Policy(kind=preset.scheduler)
+    order, predictor = given.scheduling_policy, given.length_predictor
+    if predictor is None and order.kind == "shortest_predicted":
+        predictor = Policy(kind="oracle")
     max_model_len = given.max_model_len or architecture.max_model_len
-    if given.max_num_batched_tokens is None and scheduler.kind != "chunked":
+    if given.max_num_batched_tokens is None and scheduler.kind not in CHUNKING:
         budget = max(budget, max_model_len)  # vLLM V0: without chunks, the longest prompt must fit one step
     if given.max_num_batched_tokens is None and given.max_num_seqs is not None:
         budget = max(budget, given.max_num_seqs)
@@ -90,6 +98,8 @@ def resolve_engine(
     engine = Engine(
         preset=given.preset,
         scheduler=scheduler.as_dict(),
+        scheduling_policy=order.as_dict(),
+        preemption_victim=given.preemption_victim or ("lowest_priority" if order.kind == "priority" else "newest"),
         max_num_seqs=given.max_num_seqs or seqs,
         max_num_batched_tokens=given.max_num_batched_tokens or budget,
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
@@ -112,7 +122,7 @@ def resolve_engine(
         preemption_mode=given.preemption_mode,
         max_queued_requests=given.max_queued_requests,
         async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
-        length_predictor=None if given.length_predictor is None else given.length_predictor.as_dict(),
+        length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
     )
@@ -144,7 +154,7 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
     if budget < engine.max_num_seqs:
         raise error(("engine", "max_num_batched_tokens"), f"must be at least max_num_seqs ({engine.max_num_seqs})",
                     value=budget)  # fmt: skip
-    if engine.scheduler["kind"] != "chunked" and budget < engine.max_model_len:
+    if engine.scheduler["kind"] not in CHUNKING and budget < engine.max_model_len:
         raise error(("engine", "max_num_batched_tokens"),
                     f"must be at least max_model_len ({engine.max_model_len}) when prompts are not chunked",
                     value=budget)  # fmt: skip
@@ -191,6 +201,7 @@ def check_policies(loaded: LoadedScenario, policies: Mapping[KeyPath, Mapping[st
     given = loaded.scenario.engine
     named = {
         ("engine", "scheduler"): given.scheduler,
+        ("engine", "scheduling_policy"): given.scheduling_policy,
         ("engine", "kv_cache", "allocator"): given.kv_cache.allocator,
         ("engine", "kv_cache", "prefix_cache", "match"): _named(given.kv_cache.prefix_cache.match),
         ("engine", "length_predictor"): given.length_predictor,
@@ -226,6 +237,11 @@ def _options_model(policy: Callable[..., Any], names: list[str]) -> type[BaseMod
     types = get_type_hints(getattr(policy, "__init__", policy), include_extras=True)
     fields: dict[str, Any] = {name: (types[name], None) for name in names}
     return create_model("Options", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def options_of(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written beside the name of a policy."""
+    return {key: value for key, value in policy.items() if key != "kind"}
 
 
 def _sampling(given: str, architecture: ModelArchitecture) -> str:

@@ -159,10 +159,19 @@ def ttft_s(requests: Table) -> Column:
 
 
 def tpot_s(requests: Table) -> Column:
-    """(E2E - TTFT) / (output tokens - 1), one value per request; zero where there is one token only."""
+    """(E2E - TTFT) / (output tokens - 1), one value per request; zero where there is one token only.
+
+    Of a request with several sequences the tokens are those of the longest: the pace at which one answer is written.
+    """
     tpot = _span_s(requests, "first_token_ps", "finish_ps")
-    tpot /= np.maximum(requests["output_tokens"].astype(np.int64) - 1, 1)
+    tpot /= np.maximum(_longest(requests) - 1, 1)
     return tpot
+
+
+def _longest(requests: Table) -> Column:
+    """Output tokens of the longest sequence of each request."""
+    longest: Column = requests["output_tokens"].astype(np.int64) - requests["sibling_tokens"]
+    return longest
 
 
 def e2e_s(requests: Table) -> Column:
@@ -172,7 +181,7 @@ def e2e_s(requests: Table) -> Column:
 
 _OF_REQUESTS: Mapping[str, Callable[[Table], Column]] = {
     "ttft": ttft_s,
-    "tpot": lambda completed: tpot_s(completed.where(completed["output_tokens"] > 1)),
+    "tpot": lambda completed: tpot_s(completed.where(_longest(completed) > 1)),
     "e2el": e2e_s,
     "queue_time": lambda completed: _span_s(completed, "arrival_ps", "scheduled_ps"),
     "prefill_time": lambda completed: _span_s(completed, "scheduled_ps", "first_token_ps"),
@@ -323,6 +332,8 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
 
     In use: filled with tokens, reserved for tokens that still come, and never filled (internal fragmentation). Not in
     use: stranded (refused to the head of the queue) and free. The words are those of Kwon et al. (SOSP 2023, figure 2).
+    `shared_fraction`: blocks saved because sequences and requests hold the same ones, of those that would be in use if
+    nobody did (their figure 15).
     """
     facts = result.facts
     per_replica = facts.get("num_gpu_blocks") or 0
@@ -330,8 +341,11 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
     cache = KVLayout.of(result)
     batches = result.steps.batches(("kv_blocks", "kv_tokens", "running", "decodes", "steps"))
     peak = max((float(np.max(b["kv_blocks"] + kv_growth(b, cache)[1])) for b in batches), default=0.0)
-    levels = series.kv_blocks, series.kv_blocks_filled, series.kv_blocks_unused, series.kv_blocks_stranded
-    used, filled, unused, stranded = (float(np.mean(x)) * _covered(series, result) for x in levels)
+    levels = (
+        series.kv_blocks, series.kv_blocks_filled, series.kv_blocks_unused, series.kv_blocks_stranded,
+        series.kv_blocks_shared,
+    )  # fmt: skip
+    used, filled, unused, stranded, shared = (float(np.mean(x)) * _covered(series, result) for x in levels)
     reserved = used - filled - unused
     return {
         "num_blocks": blocks,
@@ -346,6 +360,7 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "filled_share_of_used": _per(filled, used),
         "reserved_share_of_used": _per(reserved, used),
         "internal_fragmentation_share_of_used": _per(unused, used),
+        "shared_fraction": _per(shared, used + shared),
     }
 
 

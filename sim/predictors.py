@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import Field
 
-from sim.errors import ConfigError
 from sim.request import Request
 from sim.rng import stream
 
@@ -54,9 +54,7 @@ class NoisyPredictor:
     id alone, not on who asks or when.
     """
 
-    def __init__(self, seed: int = 0, *, sigma: float = 0.5) -> None:
-        if not 0 <= sigma <= 10:
-            raise ConfigError("must lie between 0 and 10", key="sigma", value=sigma)
+    def __init__(self, seed: int = 0, *, sigma: Annotated[float, Field(ge=0, le=10)] = 0.5) -> None:
         self._seed, self._sigma = seed, sigma
         self._block, self._factors = -1, np.empty(0)
 
@@ -79,11 +77,13 @@ class QuantilePredictor:
     slowly, so its recent answers say how much memory the present ones will need.
     """
 
-    def __init__(self, seed: int = 0, *, quantile: float = 0.9, window: int = 1000) -> None:
-        if not 0 < quantile <= 1:
-            raise ConfigError("must be above 0 and at most 1", key="quantile", value=quantile)
-        if window < 1:
-            raise ConfigError("must be at least 1", key="window", value=window)
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        quantile: Annotated[float, Field(gt=0, le=1)] = 0.9,
+        window: Annotated[int, Field(ge=1)] = 1000,
+    ) -> None:
         self._quantile, self._window = quantile, window
         self._recent: deque[int] = deque()
         self._sorted: list[int] = []

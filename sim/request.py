@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+NUMBER_SHIFT = 40
+"""The id of a sequence is that of its request plus its number << 40; ids of requests are smaller than that."""
+REQUEST_MASK = (1 << NUMBER_SHIFT) - 1
+
 
 class State(IntEnum):
     """Where a request ended up. Only the last four appear in a saved run."""
@@ -88,6 +92,11 @@ class Request:
         "traits",
         "unused_tokens",
     )
+
+    forks: int = 0
+    """Further sequences that begin when the prompt is complete (`sim.sequences`); most requests are one sequence."""
+    sibling_tokens: int = 0
+    """Emitted by all sequences but the longest one, when the request has ended."""
 
     def __init__(
         self,

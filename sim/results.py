@@ -2,10 +2,10 @@
 
     requests   one row per request, in the order in which they ended
     steps      one row per run of like steps: step i of a row lasts `first_step_ps + i * slope_ps`, i = 0 .. steps - 1
-    segments   one row per stretch of uninterrupted decoding of a request
+    segments   one row per stretch of uninterrupted decoding of a sequence: most requests are one, number 0
 
 A replica numbers its *decode steps* (steps in which sequences that decode take part: rows of `steps` with
-`decodes` > 0) 1, 2, 3, ... in order of time. A segment says: the request's first token of this stretch came at
+`decodes` > 0) 1, 2, 3, ... in order of time. A segment says: the sequence's first token of this stretch came at
 `start_ps` (the end of its prefill, or of its recomputation after a preemption), and one more token at the end of each
 decode step `first_step + 1 .. last_step` of that replica. So every token's time follows from `steps` and `segments`.
 """
@@ -42,11 +42,12 @@ REQUEST_COLUMNS: Mapping[str, str] = {
     "first_token_ps": "q",  # -1 never
     "finish_ps": "q",  # completed, aborted, rejected, or where the run stopped
     "prompt_tokens": "i",
-    "output_tokens": "i",  # tokens the client received
+    "output_tokens": "i",  # tokens the client received, those of all sequences
     "cached_tokens": "i",  # prompt tokens served by the prefix cache at the first admission
     "preemptions": "i",
-    "preempted_ps": "q",  # total time between being preempted and being admitted again
+    "preempted_ps": "q",  # total time between being preempted and being admitted again; the longest of all sequences
     "kv_unused_tokens": "i",  # room it held in the KV cache when it ended and had never filled
+    "sibling_tokens": "i",  # of output_tokens, those that are not of the request's longest sequence
 }
 STEP_COLUMNS: Mapping[str, str] = {
     "replica": "h",
@@ -61,9 +62,10 @@ STEP_COLUMNS: Mapping[str, str] = {
     "prefill_pairs": "q",  # query-key pairs of the chunks: sum of n * cached + n * (n + 1) / 2
     "kv_blocks": "i",  # blocks in use when the row begins, room for its chunks included
     "kv_tokens": "q",  # tokens that have room in them; what is left of the blocks is waste
-    "waiting": "i",  # requests in the queue when the run was planned that the row belongs to
+    "waiting": "i",  # requests (after a fork: sequences) in the queue when the run was planned that the row belongs to
     "running": "i",  # requests admitted by then
     "kv_stranded_blocks": "i",  # free blocks that the head of the queue had been refused by then
+    "kv_shared_blocks": "i",  # blocks more that would be in use if sequences and requests shared none
 }
 SEGMENT_COLUMNS: Mapping[str, str] = {
     "request_id": "q",
@@ -71,6 +73,7 @@ SEGMENT_COLUMNS: Mapping[str, str] = {
     "start_ps": "q",
     "first_step": "q",
     "last_step": "q",
+    "sequence": "i",  # its number within the request
 }
 
 

@@ -32,6 +32,7 @@ from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 _MOST = 2**31 - 1
+_POLICY_KEYS = ("scheduler", "scheduling_policy", "length_predictor", "allocator", "router")
 
 
 def _read_bytes(raw: Any) -> Any:
@@ -148,7 +149,20 @@ class EngineSpec(BaseModel):
     model_config = _STRICT
 
     preset: str = Field(default="vllm-v1", description="engine whose defaults fill what is left out")
-    scheduler: Policy | None = Field(default=None, description="chunked or continuous (prefill first)")
+    scheduler: Policy | None = Field(
+        default=None,
+        description="what a step computes: chunked (prompts in pieces beside the decodes), continuous (whole prompts), "
+        "sglang, static or dynamic; `roofserve list schedulers`",
+    )
+    scheduling_policy: Policy = Field(
+        default=Policy(kind="fcfs"),
+        description="order of the waiting queue: fcfs, priority, shortest_prompt, shortest_predicted or fair_share",
+    )
+    preemption_victim: Literal["newest", "lowest_priority"] | None = Field(
+        default=None,
+        description="who gives way when memory is short; default: newest, under scheduling_policy: priority "
+        "lowest_priority",
+    )
     max_num_seqs: Count | None = Field(default=None, description="most sequences in one step")
     max_num_batched_tokens: Count | None = Field(default=None, description="most new tokens in one step")
     long_prefill_token_threshold: int | None = Field(
@@ -191,7 +205,7 @@ class EngineSpec(BaseModel):
     length_predictor: Policy | None = Field(
         default=None,
         description="guesses output lengths for policies that use them: oracle, noisy (sigma) or quantile (quantile, "
-        "window); without one they see the longest output allowed",
+        "window); without one they see the longest output allowed, but shortest_predicted takes the oracle",
     )
     sampling: Literal["auto", "greedy", "filtered"] = Field(
         default="auto",
@@ -300,7 +314,7 @@ def _with(here: Any, key: tuple[str, ...], depth: int, value: Any) -> Any:
     if depth == len(key):
         return value
     part = key[depth]
-    if isinstance(here, str) and key[depth - 1] in ("scheduler", "router", "length_predictor", "allocator"):
+    if isinstance(here, str) and key[depth - 1] in _POLICY_KEYS:
         here = {"kind": here}
     if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return [_with(item, key, depth + 1, value) if i == int(part) else item for i, item in enumerate(here)]

@@ -84,7 +84,8 @@ class Series:
     output_tokens_per_s: Floats
     prefill_tokens_per_s: Floats
     waiting: Floats
-    """In the system but in no batch: not admitted yet, or preempted."""
+    """In the system but in no batch: not admitted yet, or preempted. With several sequences per request, as the plans
+    saw it: a request that has not forked counts once."""
     running: Floats
     batch_size: Floats
     """Sequences in the step in progress, over the time in which there is one; zero where there is none."""
@@ -96,6 +97,8 @@ class Series:
 
     What a request held unused at its end counts from its admission on, less the time it was preempted.
     """
+    kv_blocks_shared: Floats
+    """Blocks more that would be in use if sequences and requests shared none."""
     kv_blocks_stranded: Floats
     """Free, but refused to the request at the head of the queue: external fragmentation, and what is too little."""
 
@@ -134,14 +137,24 @@ def series_of(result: RunResult, bins: int | None = None) -> Series:
         completions_per_s=ended / grid.width_s,
         output_tokens_per_s=tokens_per_bin(result, grid.start_ps, grid.width_ps, grid.bins) / grid.width_s,
         prefill_tokens_per_s=prefilled / grid.width_s,
-        waiting=np.maximum(requests_in_flight(requests, grid) - levels["running"], 0.0),
+        waiting=levels["waiting"] if forks(result) else _in_no_batch(requests, grid, levels["running"]),
         running=levels["running"],
         batch_size=levels["sequences"] / np.where(levels["busy"] > 0, levels["busy"], 1.0),
         kv_blocks=levels["kv_blocks"],
         kv_blocks_filled=levels["kv_blocks_filled"],
         kv_blocks_unused=np.minimum(_unused_tokens(requests, grid) / cache.block_size, empty),
+        kv_blocks_shared=levels["kv_blocks_shared"],
         kv_blocks_stranded=levels["kv_blocks_stranded"],
     )
+
+
+def forks(result: RunResult) -> bool:
+    """Whether requests have several sequences, so that those in a batch may be more than the requests in flight."""
+    return any(bool(batch["sequence"].any()) for batch in result.segments.batches(["sequence"]))
+
+
+def _in_no_batch(requests: Table, grid: Grid, running: Floats) -> Floats:
+    return np.maximum(requests_in_flight(requests, grid) - running, 0.0)
 
 
 def requests_in_flight(requests: Table, grid: Grid) -> Floats:
@@ -180,7 +193,7 @@ DURATION_COLUMNS = ("start_ps", "steps", "first_step_ps", "slope_ps")
 """What `row_durations_ps` reads, and when a row begins."""
 _LEVEL_COLUMNS = (
     "replica", *DURATION_COLUMNS, "decodes", "prefill_sequences", "kv_blocks", "kv_tokens", "running",
-    "kv_stranded_blocks",
+    "kv_stranded_blocks", "kv_shared_blocks", "waiting",
 )  # fmt: skip
 
 
@@ -241,8 +254,10 @@ def _levels(steps: Table, cache: KVLayout) -> dict[str, Column]:
         "busy": np.ones(len(steps)),
         "sequences": sequences_per_step(steps),
         "running": steps["running"],
+        "waiting": steps["waiting"],
         "kv_blocks": blocks,
         "kv_blocks_filled": np.minimum(states + (steps["kv_tokens"] + grown_tokens / 2) / cache.block_size, blocks),
+        "kv_blocks_shared": steps["kv_shared_blocks"],
         "kv_blocks_stranded": steps["kv_stranded_blocks"],
     }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.request import NUMBER_SHIFT
 from sim.results import ROW_GROUP, Column, RunResult, Table
 
 Ints = npt.NDArray[np.int64]
@@ -110,7 +111,7 @@ def segment_ends(segments: Table, boundaries: Ints) -> Ints:
 
 
 def inter_token_gaps(result: RunResult, of_requests: Column | None = None) -> Gaps:
-    """Every gap between consecutive tokens of one request, pooled over the run.
+    """Every gap between consecutive tokens of one sequence, pooled over the run.
 
     `of_requests` (ids) limits it to the tokens of some requests. A gap after a preemption runs from the last token
     before it to the first one after it.
@@ -268,18 +269,26 @@ def _stretches(segments: Table) -> dict[int, _Stretches]:
 
 
 def _gaps_across_segments(steps: Table, segments: Table) -> Ints:
-    """From the last token of a segment to the first of the same request's next one."""
-    ids: Ints = np.sort(segments["request_id"])
+    """From the last token of a segment to the first of the same sequence's next one."""
+    ids: Ints = np.sort(_sequence_ids(segments))
     several: Ints = ids[1:][ids[1:] == ids[:-1]]
     if not len(several):
         return several
-    segments = segments.where(np.isin(segments["request_id"], several))
+    segments = segments.where(np.isin(_sequence_ids(segments), several))
     ends = _last_tokens_ps(steps, segments)
-    ids, starts = segments["request_id"], segments["start_ps"]
+    ids, starts = _sequence_ids(segments), segments["start_ps"]
     order = np.lexsort((starts, ids))
     ids, starts, ends = ids[order], starts[order], ends[order]
     gaps: Ints = (starts[1:] - ends[:-1])[ids[1:] == ids[:-1]]
     return gaps
+
+
+def _sequence_ids(segments: Table) -> Ints:
+    """One number per sequence of each request."""
+    ids: Ints = segments["sequence"].astype(np.int64)
+    ids <<= NUMBER_SHIFT
+    ids += segments["request_id"]
+    return ids
 
 
 def _last_tokens_ps(steps: Table, segments: Table) -> Ints:

@@ -6,42 +6,56 @@ ticks make ends of steps, arrivals and time-outs fall on the same instant; few b
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from naive import Job, Outcome, simulate_naively
+from naive.fleet import simulate_naively
+from naive.model import Job, Outcome
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS
+from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES, QUEUE_ORDERS, ROUTERS, SCHEDULERS
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Router
-from sim.request import NO_TRAITS, Reason, Request, State, Traits
+from sim.kv.bounded import BoundedKV
+from sim.request import Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
+from sim.sequences import BeamSearch, with_sequences
 from sim.step import NO_LIMIT
 
-THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-"""Set HYPOTHESIS_PROFILE=thorough for ten times as many scenarios."""
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "")
+"""`thorough`: ten times as many scenarios. `quick`: a third of them, and none is shrunk, where only the verdict counts
+(`make mutants`)."""
+
+THOROUGH = PROFILE == "thorough"
 
 
 def examples(count: int) -> settings:
-    """Settings of a hypothesis test: the same examples in every process, and ten times as many when thorough."""
+    """Settings of a hypothesis test: the same examples in every process, more or fewer of them by profile."""
+    phases = (Phase.explicit, Phase.generate)
     return settings(
-        max_examples=count * (10 if THOROUGH else 1),
+        max_examples=amount(count),
         derandomize=True,
         database=None,
         deadline=None,
+        phases=phases if PROFILE == "quick" else (*phases, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
+
+
+def amount(count: int) -> int:
+    """How many scenarios to try instead of the usual number."""
+    return {"thorough": 10 * count, "quick": count // 3 + 1}.get(PROFILE, count)
 
 
 class SpanTimer(ToyTimer):
@@ -87,10 +101,25 @@ class Scenario:
     """Tokens per hash of the prompts' content; 0: no hashes, and no prefix cache."""
     alike: int = 1
     """Of this many prompt blocks, one differs from what most prompts have there."""
+    allocator: str = "paged"
+    memory: tuple[tuple[str, Any], ...] = ()
+    """Options of the allocator."""
+    fixed_blocks: int = 0
+    guesses: bool = False
+    """Whether output lengths are guessed, badly; otherwise the longest output is expected."""
+    policy: tuple[tuple[str, Any], ...] = ()
+    """Options of the scheduler; times in ticks."""
+    order: str = "fcfs"
+    weights: tuple[tuple[str, int], ...] = ()
+    victim: str = "newest"
     names_answers: bool = False
     """Whether hashes go on beyond the prompt, to the longest output."""
     match: str = "hash_block"
     eviction: str = "lru"
+    sequences: int = 1
+    """The most sequences that a request may have."""
+    switch_probability: float | None = None
+    """Of a beam after each token; None: sequences are samples."""
 
     def __repr__(self) -> str:
         """With the rows last, because they are long."""
@@ -108,6 +137,14 @@ class Scenario:
         """A fresh timer."""
         return SpanTimer(self.tick_ps) if self.spans else ToyTimer(self.tick_ps)
 
+    def duration_ps(self, contexts: list[int], chunks: list[tuple[int, int]]) -> int:
+        """What the timer says of a single step, one sequence after the other."""
+        seen = 0
+        for weight, span in enumerate(self.spans, 7):
+            for context in contexts:
+                seen += weight * (context % span.tokens if span.chunked else min(context, span.tokens - 1))
+        return ToyTimer(self.tick_ps).duration(len(contexts), sum(contexts), chunks) + self.tick_ps * seen
+
     def requests(self) -> list[Request]:
         """Fresh requests."""
         return [self.request(row) for row in self.rows]
@@ -115,9 +152,47 @@ class Scenario:
     def request(self, row: tuple[int, int, int, int, int]) -> Request:
         """The request of a row."""
         traits = Traits(
-            prefix_hashes=self.hashes(row), prefix_block_tokens=self.prefix_tokens, hashes_output=self.names_answers
+            prefix_hashes=self.hashes(row),
+            prefix_block_tokens=self.prefix_tokens,
+            priority=self.priority(row),
+            tenant=self.tenant(row),
+            hashes_output=self.names_answers,
         )
-        return Request(*row, traits if self.prefix_tokens else NO_TRAITS)
+        request = Request(*row, traits)
+        request.predicted_output_tokens = self.guess(row)
+        lengths = self.lengths(row)
+        return with_sequences(request, lengths, self.beams(len(lengths))) if len(lengths) > 1 else request
+
+    def lengths(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
+        """Output lengths of the sequences of a row: those of beams are equal."""
+        rng = random.Random(row[0] + 1)
+        more = rng.randint(0, self.sequences - 1)
+        if self.switch_probability is not None:
+            return (row[3],) * (1 + more)
+        return (row[3], *(rng.randint(1, row[4]) for _ in range(more)))
+
+    def beams(self, width: int) -> BeamSearch | None:
+        """How beams are replaced, if there are any."""
+        return None if self.switch_probability is None else BeamSearch(width, self.switch_probability)
+
+    def job(self, row: tuple[int, int, int, int, int]) -> Job:
+        """The same for the naive simulator."""
+        return Job(
+            *row, self.hashes(row), self.prefix_tokens, self.guess(row), self.priority(row), self.tenant(row),
+            self.names_answers,
+        )  # fmt: skip
+
+    def priority(self, row: tuple[int, int, int, int, int]) -> int:
+        """Lower goes first."""
+        return row[0] * 5 % 7 % 4
+
+    def tenant(self, row: tuple[int, int, int, int, int]) -> str:
+        """One of three, of which one sends more."""
+        return "aabc"[row[0] * 11 % 13 % 4]
+
+    def guess(self, row: tuple[int, int, int, int, int]) -> int:
+        """The output that is expected."""
+        return min(row[4], 1 + row[0] * 7 % 23) if self.guesses else row[4]
 
     def hashes(self, row: tuple[int, int, int, int, int]) -> tuple[int, ...]:
         """What the prompt of a row holds: equal hashes mean something only after equal beginnings.
@@ -130,6 +205,15 @@ class Scenario:
         blocks = -(-(row[2] + row[4] * self.names_answers) // self.prefix_tokens)
         blocks = rng.choice([0, blocks // 2, blocks, blocks, blocks, blocks])
         return tuple(rng.choice([1, 2]) if rng.randrange(self.alike) == 0 else 0 for _ in range(blocks))
+
+
+def with_forks(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with several samples or beams per request."""
+    return replace(
+        scenario,
+        sequences=rng.randint(1, min(6, scenario.max_num_seqs)),
+        switch_probability=rng.choice([None, None, 0.02, 0.3, 1.0]),
+    )
 
 
 Pick = Callable[[Sequence[Any]], Any]
@@ -189,6 +273,72 @@ def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
         prefix_tokens=rng.choice([1, 2, 4, 6, 16, 16, 40]),
         alike=rng.choice([1, 4, 20, 1000]),
         names_answers=rng.random() < 0.5,
+    )
+
+
+MEMORIES: list[tuple[str, dict[str, Any]]] = [
+    ("paged", {"watermark": 0.1}),
+    *(("max-length", {"placement": placement}) for placement in ("first-fit", "best-fit", "buddy", "paged")),
+    ("max-length", {"reserve": "context", "placement": "buddy"}),
+    ("predicted", {}),
+    ("predicted", {"growth_blocks": 3}),
+    ("paged", {"bound_tokens": 20}),
+    ("max-length", {"bound_tokens": 20}),
+    ("predicted", {"bound_tokens": 20, "growth_blocks": 2}),
+]
+
+
+def with_memory(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with another allocator."""
+    allocator, options = rng.choice(MEMORIES)
+    longest = max(p + most for _, _, p, _, most in scenario.rows)
+    if allocator == "max-length":
+        options = {**options, "max_model_len": min(scenario.max_model_len, 2 * longest)}
+        scenario = replace(scenario, max_model_len=options["max_model_len"])
+    fixed = rng.choice([0, 0, 2])
+    blocks = -(-longest // scenario.block_size) * rng.choice([10, 11, 15, 20, 40, 1000]) // 10
+    return replace(
+        scenario,
+        allocator=allocator,
+        memory=tuple(options.items()),
+        fixed_blocks=fixed,
+        num_blocks=max(1, blocks + fixed * rng.choice([1, 4])),
+        guesses=allocator == "predicted",
+    )
+
+
+POLICIES: list[tuple[str, dict[str, Any]]] = [
+    ("chunked", {}),
+    *(("continuous", {"priority": priority, "mixed": mixed}) for priority in ("prefill", "decode") for mixed in (0, 1)),
+    ("static", {}),
+    ("static", {"padding": False}),
+    ("dynamic", {"max_wait_ticks": 200, "max_batch_size": 4}),
+    ("dynamic", {"max_wait_ticks": 3000, "padding": False}),
+    ("sglang", {}),
+    ("sglang", {"mixed": True, "schedule_conservativeness": 0.3}),
+    ("sglang", {"mixed": True, "schedule_conservativeness": 0.0}),
+]
+ORDERS: list[tuple[str, dict[str, int]]] = [
+    ("fcfs", {}), ("priority", {}), ("shortest_prompt", {}), ("shortest_predicted", {}), ("fair_share", {}),
+    ("fair_share", {"input_weight": 3, "output_weight": 1}),
+]  # fmt: skip
+
+
+def with_policy(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with another scheduler, queue order and choice of victims."""
+    (scheduler, options), (order, weights) = rng.choice(POLICIES), rng.choice(ORDERS)
+    longest = max(p + most for _, _, p, _, most in scenario.rows)
+    budget = scenario.max_num_batched_tokens
+    return replace(
+        scenario,
+        scheduler=scheduler,
+        policy=tuple(options.items()),
+        order=order,
+        weights=tuple(weights.items()),
+        victim=rng.choice(["newest", "lowest_priority"]),
+        threshold=scenario.threshold if scheduler == "chunked" else 0,
+        max_num_batched_tokens=max(budget, longest - rng.choice([0, 1])) if scheduler == "continuous" else budget,
+        guesses=rng.random() < 0.5,
     )
 
 
@@ -283,19 +433,28 @@ Wrap = Callable[[Scheduler, ReplicaParts], Scheduler]
 
 def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | None = None) -> ReplicaParts:
     """One replica's scheduler, allocator, batch and timer."""
-    cached = PREFIX_CACHES[scenario.match] if scenario.prefix_tokens else None
-    kv = (
-        cached(scenario.num_blocks, scenario.block_size, eviction=scenario.eviction)
-        if cached
-        else ALLOCATORS["paged"](scenario.num_blocks, scenario.block_size)
-    )
+    forks = scenario.sequences > 1
+    size = scenario.num_blocks, scenario.block_size, scenario.fixed_blocks
+    if scenario.prefix_tokens:
+        cached = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[scenario.match]
+        kv = cached(*size, eviction=scenario.eviction, **dict(scenario.memory))
+    elif scenario.allocator == "paged" and "bound_tokens" in dict(scenario.memory):
+        kv = BoundedKV(*size, **dict(scenario.memory))
+    else:
+        kv = (FORKING if forks else ALLOCATORS)[scenario.allocator](*size, **dict(scenario.memory))
     batch = DecodeBatch(scenario.spans)
-    options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
+    options = dict(scenario.policy)
+    if "max_wait_ticks" in options:
+        options["max_wait_ms"] = options.pop("max_wait_ticks") * scenario.tick_ps / 1e9
+    if scenario.scheduler == "chunked":
+        options["long_prefill_token_threshold"] = scenario.threshold
     scheduler = SCHEDULERS[scenario.scheduler](
         kv,
         batch,
         max_num_seqs=scenario.max_num_seqs,
         max_num_batched_tokens=scenario.max_num_batched_tokens,
+        queue=QUEUE_ORDERS[scenario.order](**dict(scenario.weights)),
+        preemption_victim=scenario.victim,
         **options,
     )
     return ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
@@ -364,20 +523,26 @@ def _follow_ups(scenario: Scenario) -> Callable[[Request, int], Request | None]:
 def play_naively(scenario: Scenario) -> Outcome:
     """The same scenario in the naive simulator, which knows round robin and the fewest outstanding requests."""
     following = _next_job(scenario)
-    per = scenario.prefix_tokens
-    jobs = {row[0]: Job(*row, scenario.hashes(row), per, scenario.names_answers) for row in scenario.rows}
+    jobs = {row[0]: scenario.job(row) for row in scenario.rows}
 
     def on_finish(id_: int, now: int) -> Job | None:
         row = following(id_, jobs[id_].prompt, jobs[id_].output, now)
         if row is None:
             return None
-        jobs[row[0]] = Job(*row, scenario.hashes(row), per, scenario.names_answers)
+        jobs[row[0]] = scenario.job(row)
         return jobs[row[0]]
 
     return simulate_naively(
         list(jobs.values()),
-        duration_ps=ToyTimer(scenario.tick_ps).duration,
-        policy="chunked" if scenario.scheduler == "chunked" else "prefill_first",
+        duration_ps=scenario.duration_ps,
+        policy=scenario.scheduler,
+        policy_options={
+            "max_wait_ps" if name == "max_wait_ticks" else name: value * scenario.tick_ps if "ticks" in name else value
+            for name, value in scenario.policy
+        },
+        queue=scenario.order,
+        queue_options=dict(scenario.weights),
+        victim=scenario.victim,
         max_num_seqs=scenario.max_num_seqs,
         max_num_batched_tokens=scenario.max_num_batched_tokens,
         block_size=scenario.block_size,
@@ -385,9 +550,14 @@ def play_naively(scenario: Scenario) -> Outcome:
         max_model_len=scenario.max_model_len,
         lead=scenario.lead,
         long_prefill_token_threshold=scenario.threshold,
-        client_timeout_ps=scenario.timeout_ps,
+        client_timeout_ps=math.inf if scenario.timeout_ps is None else scenario.timeout_ps,
         replicas=scenario.replicas,
         router="round_robin" if scenario.router == "round_robin" else "least",
         on_finish=on_finish,
-        prefix_caching=per > 0,
+        prefix_caching=scenario.prefix_tokens > 0,
+        match=scenario.match,
+        eviction=scenario.eviction,
+        memory=scenario.allocator,
+        memory_options={name: value for name, value in scenario.memory if name != "max_model_len"},
+        fixed_blocks=scenario.fixed_blocks,
     )

@@ -20,7 +20,7 @@ LEVELS = (
     ("specs",),
     ("cost",),
     ("request", "results"),
-    ("step", "batch", "predictors"),
+    ("sequences", "step", "batch", "predictors"),
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),

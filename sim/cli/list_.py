@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from sim import catalog
-from sim.build import ALLOCATORS, PREDICTORS, ROUTERS, SCHEDULERS
+from sim.build import ALLOCATORS, PREDICTORS, QUEUE_ORDERS, ROUTERS, SCHEDULERS
 from sim.documents import load_yaml
 from sim.presets import load_preset
 from sim.specs.hardware import load_gpu
@@ -96,6 +96,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "presets": _described("preset"),
     "schedulers": _policies(dict(SCHEDULERS), "scheduler"),
     "allocators": _policies(dict(ALLOCATORS), "allocator"),
+    "queue-orders": _policies(dict(QUEUE_ORDERS), "scheduling_policy"),
     "predictors": _policies(dict(PREDICTORS), "predictor"),
     "routers": _policies({name: make(0) for name, make in ROUTERS.items()}, "router"),
     "quantization": lambda: [{"scheme": name, "weights": w, "activations": a} for name, (w, a) in SCHEMES.items()],

@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.engine.events import ARRIVAL, STOP, TIMEOUT, Alarm, Clock
 from sim.engine.front_end import FrontEnd
+from sim.engine.handoff import Handoff, HandoffRules
 from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
@@ -29,7 +30,8 @@ class Cluster:
     """Plays a workload against replicas. One object is good for one run.
 
     `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
-    `front_end` what delays requests before a scheduler sees them;
+    `front_end` what delays requests before a scheduler sees them; with `handoff` the first replicas compute prompts and
+    the others decode;
     `on_progress` hears how many requests have ended; `directory` is where tables that outgrow memory may be written.
     """
 
@@ -42,12 +44,16 @@ class Cluster:
         max_model_len: int,
         client_timeout_ps: int | None = None,
         front_end: FrontEnd | None = None,
+        handoff: HandoffRules | None = None,
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
     ) -> None:
         self.env = Clock()
         self.recorder = Recorder(directory)
         self.replicas = [Replica(self.env, i, p, self.recorder, self._ended) for i, p in enumerate(parts)]
+        self._front, self.handoff = self.replicas, None
+        if handoff is not None:
+            self._disaggregate(handoff)
         self.submitted = self.ended = 0
         self.interrupted = False
         self._workload, self._router = workload, router
@@ -69,6 +75,7 @@ class Cluster:
             self.interrupted = self._stopping = True
             for replica in self.replicas:
                 replica.stop()
+            self._close_homeless()
         finally:
             if previous is not None:
                 signal.signal(signal.SIGINT, previous)
@@ -78,17 +85,36 @@ class Cluster:
     def submit(self, request: Request) -> None:
         """A request reaches the front door: it is refused there or routed."""
         self.submitted += 1
-        replica = self._router(request, self.replicas)
+        replica = self._router(request, self._front)
         if request.prompt_tokens + request.max_output_tokens > self._max_model_len:
             self._refuse(request, Reason.TOO_LONG)
-        elif (reason := replica.refusal(request)) is not NO_REASON:
+        elif (reason := self._refusal(request, replica)) is not NO_REASON:
             self._refuse(request, reason)
         else:
             if self._timeout_ps is not None:
                 waited: int = self.env.now - request.arrival_ps  # type: ignore[assignment]
                 patience = max(0, self._timeout_ps - waited)
-                Alarm(self.env, TIMEOUT + request.id, patience, lambda _: replica.time_out(request))
+                Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._time_out(request, replica))
             replica.submit(request)
+
+    handoff: Handoff | None
+    """The hand-overs between the pools, if there are two."""
+
+    def _disaggregate(self, rules: HandoffRules) -> None:
+        """The first replicas pass on what they have computed, the others take it over."""
+        self._front, decoding = self.replicas[: rules.prefill_replicas], self.replicas[rules.prefill_replicas :]
+        self.handoff = Handoff(self.env, rules, decoding)
+        for replica in self._front:
+            replica.prefill_for(self.handoff.hand_over, self.handoff.push)
+        for replica in decoding:
+            replica.receive_over(self.handoff)
+
+    def _refusal(self, request: Request, replica: Replica) -> Reason:
+        return replica.refusal(request) if self.handoff is None else self.handoff.refusal(request, replica)
+
+    def _time_out(self, request: Request, first: Replica) -> None:
+        replica = first if self.handoff is None else self.handoff.home(request, first)
+        replica.time_out(request)
 
     def _arrive(self, alarm: Alarm) -> None:
         """The next request arrives, and those after it as long as nothing else happens before them."""
@@ -110,6 +136,14 @@ class Cluster:
             delay = self._front_end.delay_ps(request, now)
             Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
 
+    def _close_homeless(self) -> None:
+        """Ctrl-C came between two replicas."""
+        now: int = self.env.now  # type: ignore[assignment]
+        for request, source in [] if self.handoff is None else self.handoff.homeless():
+            request.state = State.UNFINISHED
+            add_request(self.recorder.requests, request, source, Reason.INTERRUPTED, now)
+            self._ended(request, now)
+
     def _refuse(self, request: Request, reason: Reason) -> None:
         request.state = State.REJECTED
         now: int = self.env.now  # type: ignore[assignment]
@@ -118,6 +152,8 @@ class Cluster:
 
     def _ended(self, request: Request, now: int) -> None:
         self.ended += 1
+        if self.handoff is not None:
+            self.handoff.ended(request)
         if not self.ended % _TIDY_EVERY:
             self.recorder.tidy()
             if self._on_progress is not None:

@@ -2,7 +2,7 @@
 
 Two modes of execution (leaping and single-stepping) insert events in different orders, so insertion order must never
 decide anything. Every event carries a rank that does: ends of steps by replica, then what links do, then arrivals by
-request, ends of copies by request, client time-outs by request, plans by replica.
+request, hand-overs of computed prompts and ends of copies by request, client time-outs by request, plans by replica.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ STOP = -(1 << 60)
 BOUNDARY = -(1 << 50)  # + replica
 LINK = -(1 << 40)  # nothing but the link's own books
 ARRIVAL = 0  # + request id
+HANDOVER = 1 << 41  # + request id
 COMPLETION = 1 << 42  # + request id
 TIMEOUT = 1 << 45  # + request id
 PLAN = 1 << 50  # + replica

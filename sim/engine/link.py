@@ -32,7 +32,9 @@ class Link:
     def __init__(self, env: Clock, rate: LinkRate) -> None:
         self._env, self._rate = env, rate
         self._service = self._at_ps = 0  # received by each since the beginning, as of the last start or end
-        self._ends: list[tuple[int, int, Callable[[Alarm], None]]] = []  # service at the end, request, who is told
+        # Service at the end, request, serial number, who is told.
+        self._ends: list[tuple[int, int, int, Callable[[Alarm], None]]] = []
+        self._serial = 0
         self._alarm: Alarm | None = None
 
     def send(self, id_: int, bytes_: int, done: Callable[[Alarm], None], delay_ps: int = 0) -> None:
@@ -41,7 +43,8 @@ class Link:
             Alarm(self._env, LINK, delay_ps, lambda _: self.send(id_, bytes_, done))
             return
         self._serve()
-        heappush(self._ends, (self._service + bytes_ * PS_PER_S, id_, done))
+        self._serial += 1
+        heappush(self._ends, (self._service + bytes_ * PS_PER_S, id_, self._serial, done))
         self._sleep()
 
     def _serve(self) -> None:
@@ -63,6 +66,6 @@ class Link:
             return  # others have come since
         self._serve()
         while self._ends and self._ends[0][0] <= self._service:
-            _, id_, done = heappop(self._ends)
+            _, id_, _, done = heappop(self._ends)
             Alarm(self._env, COMPLETION + id_, self._rate.latency_ps, done)
         self._sleep()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sim.batch import DecodeBatch
@@ -18,8 +18,9 @@ from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.kv.host_pool import HostPool
 from sim.predictors import LengthPredictor
-from sim.request import NO_REASON, RUNNING, WAITING, Reason, Request, State
+from sim.request import NO_REASON, RUNNING, Reason, Request
 from sim.schedulers.base import Scheduler
+from sim.sequences import sequences_of
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
 
 
@@ -46,6 +47,10 @@ class ReplicaParts:
     """Where preempted requests are swapped to."""
 
 
+HandOver = Callable[[Request, "Replica"], None]
+Push = Callable[[Request, int, int], None]
+
+
 class Replica(Transfers):
     """Runs of steps on one model copy.
 
@@ -57,7 +62,8 @@ class Replica(Transfers):
 
     __slots__ = (
         "_add_step", "_alarm", "_blocked_ps", "_boundary_ps", "_env", "_lead", "_max_queued", "_max_run", "_pack_step",
-        "_plan", "_plan_alarm", "_planning", "_running", "_shape", "_steps", "_timer", "_times", "_waiting", "_wake_ps",
+        "_plan", "_plan_alarm", "_planning", "_push", "_running", "_shape", "_steps", "_timer", "_times",
+        "_waiting", "_wake_ps",
     )  # fmt: skip
 
     def __init__(
@@ -83,16 +89,36 @@ class Replica(Transfers):
         self._steps = 0  # of the run in force
         self._waiting = self._running = 0  # requests when it was planned
         self._boundary_ps = -1  # the last boundary
+        self._push: Push | None = None
         self._blocked_ps = -1  # since when nothing can be planned before a copy has ended
 
     # ---- what others may ask
     def submit(self, request: Request) -> None:
         """A request arrives."""
         self.outstanding += 1
+        self._sequences += 1
         if self._predictor is not None:
             request.predicted_output_tokens = self._predictor.predict(request)
         if self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
+
+    def prefill_for(self, hand_over: HandOver, push: Push) -> None:
+        """From now on the replica computes prompts only, and passes their requests on with their first token.
+
+        `push` hears of every chunk: the tokens that will be computed with it, and when its step begins.
+        """
+        self._hand_over, self._push = lambda request: hand_over(request, self), push
+
+    def take_over(self, request: Request) -> None:
+        """A request arrives whose prompt another replica has computed; its keys and values are still there."""
+        self.outstanding += 1
+        self._sequences += 1
+        self._scheduler.submit(request)
+        self._interrupt()
+
+    def forget(self, transfer: Transfer) -> None:
+        """What was passed on has been copied, or nobody wants it any more."""
+        self._copied(transfer)
 
     def refusal(self, request: Request) -> Reason:
         """Why this replica does not take the request, or NONE."""
@@ -105,16 +131,15 @@ class Replica(Transfers):
     def time_out(self, request: Request) -> None:
         """The client gives up: the request ends now if it only waits, else at the first boundary at or after now."""
         now = self._now
-        if request.state is WAITING and request.segment_start_ps <= now:
-            request.state = State.ABORTED
-            self._scheduler.abort(request)
-            self._close(request, Reason.CLIENT_TIMEOUT, now)
-        elif request.state in (WAITING, RUNNING):
+        left = [sequence for sequence in sequences_of(request) if sequence.state <= RUNNING]
+        if any(sequence.state is RUNNING or sequence.segment_start_ps > now for sequence in left):
             self._gone.append(request)
             if self._plan is None and (self._boundary_ps == now or self._free_ps <= now):
                 self._end_gone(now)
                 if self._drains:
                     self._drain(now)
+        elif left:
+            self._abort(left, now)
         else:
             return
         self._interrupt()
@@ -156,6 +181,8 @@ class Replica(Transfers):
         self._wake_ps = -1
         reach = self._env.reach
         wake = self._plan_run()
+        if self._gone and wake > self._start:  # they end with the step in flight, beside which nothing was planned yet
+            self._steps, wake = 1, self._start
         while wake >= 0:
             if not reach(wake):
                 self._wake_at(wake)
@@ -198,13 +225,16 @@ class Replica(Transfers):
         limit = self._fill_shape(plan)
         self._plan = plan
         self._running = running = self._scheduler.num_running
-        self._waiting = self.outstanding - running
+        self._waiting = self._sequences - running
         self._start = start = planned = now if now > self._free_ps else self._free_ps
         if self._stall_ps:
             limit, self._start, self._stall_ps = 1, start + self._stall_ps, 0
             start = self._start
         self._times = times = self._timer.run(self._shape, limit)
         self._steps = steps = times.steps
+        if self._push is not None:
+            for request, tokens in plan.chunks:
+                self._push(request, request.computed_tokens + tokens, start)
         if self._rejoined and plan.decodes:
             self._note_rejoined(times.end_of(1))
         if plan.valid_until_ps < start + times.total_ps:
@@ -234,6 +264,9 @@ class Replica(Transfers):
             self._end_requests(now)
         if chunks and self._lead:  # they are in flight: what they emit is not due yet
             self._apply_chunks(chunks)
+        switches = self._switches
+        if switches and switches[0][0] <= batch.steps:
+            self._switch_beams()
         if self._arrived:
             self._deliver()
         queue = env._queue
@@ -260,6 +293,8 @@ class Replica(Transfers):
             to_finish = last + self._lead - batch.steps
             if to_finish < limit:
                 limit = to_finish
+            if self._switches and self._switches[0][0] - batch.steps < limit:
+                limit = self._switches[0][0] - batch.steps
             if batch.spans:
                 limit = batch.steps_to_crossing(limit)
             limit = self._kv.growth_limit(limit)
@@ -335,11 +370,11 @@ class Replica(Transfers):
             if first >= k:
                 break
             if first:
-                blocks = kv.used_after(first)
+                blocks, tokens = kv.used_after(first), kv.stored_after(first)
             self._add_step(self._pack_step(
                 self.index, start + offset, n if n <= k - first else k - first, a, b, count, context + first * count,
-                prefill, len(chunks), pairs, blocks, tokens + first * count, self._waiting, self._running,
-                kv.stranded_blocks,
+                prefill, len(chunks), pairs, blocks, tokens, self._waiting, self._running, kv.stranded_blocks,
+                kv.shared_blocks,
             ))  # fmt: skip
 
     def stop(self) -> None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from sim.batch import DecodeBatch
-from sim.engine.events import Clock
+from sim.engine.events import Alarm, Clock
 from sim.engine.lifecycle import EndHandler, Lifecycle
 from sim.engine.link import Link, LinkRate
 from sim.engine.recorder import Recorder
 from sim.kv.base import KVAllocator
 from sim.request import RUNNING, Request
 from sim.schedulers.base import Scheduler
-from sim.step import IN, NO_LIMIT, Transfer
+from sim.step import HANDOFF, NO_LIMIT, OUT, Transfer
+
+
+class Carrier(Protocol):
+    """What carries copies while steps go on."""
+
+    def send(self, id_: int, bytes_: int, done: Callable[[Alarm], None], delay_ps: int = 0) -> None:
+        """A copy for a request begins `delay_ps` from now; `done` is called when it has arrived."""
+        ...
 
 
 class Transfers(Lifecycle, ABC):
@@ -36,7 +45,7 @@ class Transfers(Lifecycle, ABC):
     ) -> None:
         super().__init__(index, scheduler, kv, batch, recorder, ended)
         self._rates: Mapping[str, LinkRate] = {}
-        self._links: dict[str, Link] = {}  # none: the next step waits for the copies
+        self._links: dict[str, Carrier] = {}  # a kind without one: the next step waits for the copies
         self._arrived: list[Transfer] = []  # they take effect at the next boundary
         self._rejoined: list[Request] = []  # they decode again, from the next decode step on
         self._stall_ps = 0  # by so much the next step is delayed
@@ -48,20 +57,24 @@ class Transfers(Lifecycle, ABC):
         self._rates = rates
         self._links = {kind: Link(env, rate) for kind, rate in rates.items()} if overlap else {}
 
+    def receive_over(self, link: Carrier) -> None:
+        """Prompts that other replicas have computed come over a link that is not this replica's alone."""
+        self._links[HANDOFF] = link
+
     def _copy(self, transfers: Sequence[Transfer], start_ps: int, now: int) -> None:
         """The copies of a plan: they begin when its step does, or delay it. Different links work side by side."""
-        if self._links:
-            for transfer in transfers:
-                self._copying[transfer.request.id] = transfer
-                done = lambda _, t=transfer: self._copied(t)  # noqa: E731
-                self._links[transfer.kind].send(transfer.request.id, transfer.bytes_, done, start_ps - now)
-            return
         sizes: dict[str, int] = {}
         for transfer in transfers:
-            sizes[transfer.kind] = sizes.get(transfer.kind, 0) + transfer.bytes_
-            if transfer.kind == IN:
-                self._rejoin(transfer.request)
-        delay = max(self._rates[kind].duration_ps(size) for kind, size in sizes.items())
+            request, bytes_, kind = transfer
+            link = self._links.get(kind)
+            if link is not None:
+                self._copying[request.id] = transfer
+                link.send(request.id, bytes_, lambda _, t=transfer: self._copied(t), start_ps - now)  # type: ignore[misc]
+                continue
+            sizes[kind] = sizes.get(kind, 0) + bytes_
+            if kind != OUT:
+                self._rejoin(request)
+        delay = max((self._rates[kind].duration_ps(size) for kind, size in sizes.items()), default=0)
         self._stall_ps += delay
         self.stalled_ps += delay
 
@@ -75,7 +88,7 @@ class Transfers(Lifecycle, ABC):
         for transfer in arrived:
             request = transfer.request
             del self._copying[request.id]
-            if transfer.kind == IN and request.state is RUNNING:
+            if transfer.kind != OUT and request.state is RUNNING:
                 self._scheduler.ready(request)
                 self._rejoin(request)
             else:

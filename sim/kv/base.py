@@ -50,6 +50,8 @@ class KVAllocator(Protocol):
     """Tokens that have been given room and not released, as of the last commit."""
     parked_blocks: int
     """At most so many blocks become free once the copies under way have ended (see `park`)."""
+    shared_blocks: int
+    """Blocks more that would be in use if no two requests or sequences held the same one, as of the last commit."""
 
     @property
     def stranded_blocks(self) -> int:
@@ -106,6 +108,10 @@ class KVAllocator(Protocol):
         """
         ...
 
+    def stored_after(self, steps: int) -> int:
+        """Tokens stored once the growing requests have done `steps` more steps, as for `used_after`."""
+        ...
+
     def advance(self, steps: int) -> None:
         """The growing requests have done `steps` steps; at most `growth_limit` of them."""
         ...
@@ -135,4 +141,20 @@ class KVAllocator(Protocol):
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """Raise InvariantError unless the books agree with what these requests hold: (request, tokens computed)."""
+        ...
+
+
+class ForkingKVAllocator(KVAllocator, Protocol):
+    """An allocator under which sequences share what they have in common, until one of them writes to it.
+
+    With the chunk that completes a prompt, `reserve` finds room for what the `Request.forks` sequences to come cannot
+    share, so that a fork never fails. The prompt's own blocks are counted once, however many hold them.
+    """
+
+    def fork(self, parent: Request, child: Request) -> None:
+        """The child, which holds nothing, holds what the parent holds: its full blocks, and a copy of the last one.
+
+        Both have as many computed tokens, which are current; the parent grows, and so will the child from `grow` on.
+        Without `forks` to come there must be room for the copy: a beam takes that of the beam it replaces.
+        """
         ...

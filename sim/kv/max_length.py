@@ -74,9 +74,9 @@ class MaxLengthKV(ReservedKV):
         self.free_blocks -= self._space.size_for(blocks)
         return Holding(blocks, address)
 
-    def _give_back(self, holding: Holding, blocks: int) -> None:
+    def _give_back(self, holding: Holding, stored: int) -> None:
         self._space.free(holding.address)
-        self.free_blocks += blocks
+        super()._give_back(holding, stored)
 
     def _held(self, holding: Holding, stored: int) -> int:
         return self._space.size_for(holding.blocks)

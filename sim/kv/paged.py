@@ -30,7 +30,7 @@ class PagedKV:
 
     __slots__ = (
         "_due", "_fixed", "_growing", "_parked", "_period", "_phase", "_watermark", "block_tokens", "free_blocks",
-        "parked_blocks", "stored_tokens", "total_blocks",
+        "parked_blocks", "shared_blocks", "stored_tokens", "total_blocks",
     )  # fmt: skip
     stranded_blocks: ClassVar[int] = 0
 
@@ -40,7 +40,7 @@ class PagedKV:
         self._watermark = int(watermark * total_blocks)
         self._period = block_tokens  # steps after which a growing request needs blocks again
         self._due = [0] * (2 * block_tokens)
-        self._phase = self._growing = self.stored_tokens = self.parked_blocks = 0
+        self._phase = self._growing = self.stored_tokens = self.parked_blocks = self.shared_blocks = 0
         self._parked: dict[Request, int] = {}  # tokens of requests that are being copied elsewhere
 
     def blocks_for(self, request: Request) -> int:
@@ -99,6 +99,10 @@ class PagedKV:
         """In closed form, for readers of a run that is under way."""
         return self.total_blocks - self.free_blocks + self._grown(steps)
 
+    def stored_after(self, steps: int) -> int:
+        """Every growing request stores a token per step."""
+        return self.stored_tokens + steps * self._growing
+
     def advance(self, steps: int) -> None:
         """Commit the growth of a run in one go."""
         self.free_blocks -= self._grown(steps)
@@ -148,6 +152,8 @@ class PagedKV:
 
     def check(self, holders: Iterable[tuple[Request, int]]) -> None:
         """Free and held blocks add up, and the histogram counts exactly the growing requests."""
+        if self.shared_blocks:
+            raise InvariantError(f"{self.shared_blocks} shared KV blocks too many are counted")
         held, growing = self.parked_blocks, 0
         for request, tokens in holders:
             growing += request.reserved_tokens == GROWING
@@ -158,17 +164,17 @@ class PagedKV:
                 f"!= {self.total_blocks} in all ({self._growing} growing in the histogram)"
             )
 
+    def _admissible(self) -> int:
+        """Blocks that a new request may take."""
+        spare = self.free_blocks - self._due[self._phase]
+        return spare - self._watermark if self._watermark and self.free_blocks < self.total_blocks else spare
+
     def _free_parked(self, request: Request) -> None:
         tokens = self._parked.pop(request)
         blocks = ceil_div(tokens, self.block_tokens) + self._fixed
         self.parked_blocks -= blocks
         self.free_blocks += blocks
         self.stored_tokens -= tokens
-
-    def _admissible(self) -> int:
-        """Blocks that a new request may take."""
-        spare = self.free_blocks - self._due[self._phase]
-        return spare - self._watermark if self._watermark and self.free_blocks < self.total_blocks else spare
 
     def _grown(self, steps: int) -> int:
         p = self._phase

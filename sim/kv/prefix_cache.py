@@ -112,7 +112,7 @@ class PrefixCachedKV(PagedKV):
         refs: Counter[Run] = Counter()
         for request in [*(request for request, _ in holders), *self._parked]:
             if request in self._prompts:
-                refs.update(_chain(self._prompts[request].run))
+                refs.update(chain(self._prompts[request].run))
         runs = [run for root in self._roots.values() for run in root.descendants()]
         queued = list(self._free)
         self._demand(all(run.refs == refs[run] for run in runs) and set(refs) <= set(runs), "holders")
@@ -124,10 +124,12 @@ class PrefixCachedKV(PagedKV):
         self._demand(not any(later), "a beginning that is taken before its end")
         shared = sum((run.refs - 1) * run.blocks for run in runs if run.refs)
         self.free_blocks -= shared
+        self.shared_blocks -= shared
         try:
             super().check(holders)
         finally:
             self.free_blocks += shared
+            self.shared_blocks += shared
 
     def _admit(self, request: Request, tokens: int) -> Grant | None:
         """Look for the prompt, hold what is found, and take what is missing."""
@@ -140,6 +142,7 @@ class PrefixCachedKV(PagedKV):
             self.free_blocks -= held
             return None
         self.stored_tokens -= held * self.block_tokens
+        self.shared_blocks += held
         self._prompts[request] = prompt
         if path:
             self._hold(prompt, path, found)
@@ -160,6 +163,7 @@ class PrefixCachedKV(PagedKV):
                 self._free.add(run)
             run = run.parent
         self.free_blocks -= shared
+        self.shared_blocks -= shared
         self.stored_tokens += shared * self.block_tokens
 
     def _prompt(self, request: Request) -> Prompt:
@@ -246,7 +250,8 @@ class PrefixCachedKV(PagedKV):
             raise InvariantError(f"the KV blocks of the prefix cache do not add up: {what}")
 
 
-def _chain(run: Run) -> Iterable[Run]:
+def chain(run: Run) -> Iterable[Run]:
+    """A run and those before it, without the root."""
     while run.parent is not None:
         yield run
         run = run.parent

@@ -52,6 +52,7 @@ class RadixCachedKV(PrefixCachedKV):
             self._hold(prompt, path, found)
             self._free.add_unknown(found - begin)
             self.free_blocks += held - begin
+            self.shared_blocks += held - begin
             self.stored_tokens -= (held - begin) * self.block_tokens
         if end > found:
             prompt.extend(end, self._free.joins)

@@ -52,7 +52,7 @@ class ReservedKV(PagedKV):
         self._quantum, self._period = growth_blocks, growth_blocks * block_tokens
         self._due = [0] * (2 * self._period)  # blocks, not requests
         self._holdings: dict[Request, Holding] = {}
-        self._copied: dict[Request, tuple[Holding, int, int]] = {}  # parked: what they hold, its blocks, and tokens
+        self._copied: dict[Request, Holding] = {}  # of the parked
         self._events: list[tuple[int, int, Holding]] = []  # (step, serial, whose); stale when it has another event
         self._steps = self._serial = 0
         self._filling = 0  # requests that store one more token per step
@@ -111,6 +111,10 @@ class ReservedKV(PagedKV):
             steps = events[0][0] - self._steps
         return super().growth_limit(steps)
 
+    def stored_after(self, steps: int) -> int:
+        """Requests that have not stored all they may store a token per step."""
+        return self.stored_tokens + steps * self._filling
+
     def advance(self, steps: int) -> None:
         """Commit the growth of a run, and the events at its end."""
         self.free_blocks -= self._grown(steps)
@@ -125,28 +129,22 @@ class ReservedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """All of it, at once."""
-        if request in self._copied:
-            holding, blocks, stored = self._copied.pop(request)
-            self.parked_blocks -= blocks
+        if request in self._parked:
+            self._free_parked(request)
         elif request in self._holdings:
-            holding, blocks, stored = self._let_go(request)
-            request.unused_tokens = (blocks - self._fixed) * self.block_tokens - stored
-        else:
-            return
-        self._give_back(holding, blocks)
-        self.stored_tokens -= stored
+            holding, stored = self._leave(request)
+            self._give_back(holding, stored)
+            request.unused_tokens = (self._held(holding, stored) - self._fixed) * self.block_tokens - stored
 
     def park(self, request: Request) -> None:
-        """What it holds now stays as it is."""
-        self._copied[request] = _, blocks, _ = self._let_go(request)
-        self.parked_blocks += blocks
+        """All of its room stays in use under the allocator's own account."""
+        self._copied[request], self._parked[request] = holding, stored = self._leave(request)
+        self.parked_blocks += self._held(holding, stored)
 
     def restore(self, request: Request) -> Grant | None:
-        """An admission whose first chunk is all that was computed, if the next token has room as well."""
+        """Admitted again, with its next token in mind."""
         tokens = request.computed_tokens
-        room = self._room(request, tokens)
-        full = self._blocks(room) == self._blocks(tokens) and not tokens % self.block_tokens and tokens < self._bound
-        if request in self._copied or not self._fits(self._blocks(room) + full * self._quantum):
+        if request in self._parked or not self._fits(self._blocks(self._room(request, tokens + 1))):
             return None
         return self._admit(request, tokens)
 
@@ -178,8 +176,9 @@ class ReservedKV(PagedKV):
         self.free_blocks -= blocks
         return Holding(blocks)
 
-    def _give_back(self, holding: Holding, blocks: int) -> None:
-        self.free_blocks += blocks
+    def _give_back(self, holding: Holding, stored: int) -> None:
+        self.free_blocks += self._held(holding, stored)
+        self.stored_tokens -= stored
 
     # ---- arithmetic
     def _room(self, request: Request, tokens: int) -> int:
@@ -215,6 +214,20 @@ class ReservedKV(PagedKV):
         request.reserved_tokens = total
         return GRANTED
 
+    def _leave(self, request: Request) -> tuple[Holding, int]:
+        """The request stores no more and holds nothing in its own name: what it held, and how much it stored."""
+        holding = self._holdings.pop(request)
+        stored = self._stored(request, holding, request.computed_tokens)
+        if holding.stop_step >= 0:
+            self._stop(holding)
+        request.reserved_tokens = 0
+        return holding, stored
+
+    def _free_parked(self, request: Request) -> None:
+        holding, stored = self._copied.pop(request), self._parked.pop(request)
+        self.parked_blocks -= self._held(holding, stored)
+        self._give_back(holding, stored)
+
     def _expect(self, holding: Holding, step: int) -> None:
         holding.event_step = step
         if step < NO_LIMIT:
@@ -232,17 +245,6 @@ class ReservedKV(PagedKV):
         holding.on_demand, holding.phase = True, self._phase
         self._count_blocks(holding.phase, self._quantum)
         self._expect(holding, holding.stop_step)
-
-    def _let_go(self, request: Request) -> tuple[Holding, int, int]:
-        """A request grows no more; what it holds, its blocks and the tokens in them."""
-        holding = self._holdings.pop(request)
-        stored = self._stored(request, holding, request.computed_tokens)
-        blocks = self._held(holding, stored)
-        if holding.stop_step >= 0:
-            self._stop(holding)
-        holding.event_step = -1
-        request.reserved_tokens = 0
-        return holding, blocks, stored
 
     def _stop(self, holding: Holding) -> None:
         """It stores no more."""

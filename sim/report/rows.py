@@ -140,6 +140,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("KV blocks, all replicas", number(kv["num_blocks"], 0)),
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
         ("KV blocks refused to the queue's head, mean", share(kv["mean_stranded_share"])),
+        *([("KV saved by sharing, mean", share(kv["shared_fraction"]))] if kv["shared_fraction"] else []),
         *((f"  of the blocks in use, {what}", share(kv[f"{key}_share_of_used"])) for key, what in KV_USES.items()),
         ("Prompt tokens from the prefix cache", share(summary["prefix_cache"]["token_hit_ratio"])),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),

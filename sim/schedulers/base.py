@@ -52,6 +52,13 @@ class Scheduler(Protocol):
         """The keys and values of a running request have arrived: it decodes from the next step on."""
         ...
 
+    def fork(self, child: Request) -> None:
+        """A sequence begins where a running one has completed its prompt; it takes a seat that was kept for it.
+
+        A request is admitted only with a seat for itself and each of its `forks`.
+        """
+        ...
+
     def finish(self, request: Request) -> None:
         """A running request has ended (completed or aborted); its memory has been released."""
         ...

@@ -84,13 +84,15 @@ class ChunkedScheduler(SeatedScheduler):
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
-        while waiting.size and budget > 0 and len(running) < self._max_num_seqs:
+        while waiting.size and budget > 0 and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
             if request.computed_tokens:
                 if not self._restore(request):
                     return
                 budget -= request.joined_step >= 0  # it decodes in this step
                 continue
+            if request.forks and not self._seats_for(request):
+                return
             tokens = min(budget, request.target_tokens, self._cap)
             grant = kv.reserve(request, tokens)
             if grant is None:

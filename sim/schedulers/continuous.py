@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Literal, Unpack
 
 from sim.batch import DecodeBatch
-from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.request import Request
 from sim.schedulers.seats import SeatedScheduler, Seats
 from sim.step import IDLE, Idle, StepPlan
-
-PRIORITIES = ("prefill", "decode")
 
 
 class ContinuousScheduler(SeatedScheduler):
@@ -28,13 +25,11 @@ class ContinuousScheduler(SeatedScheduler):
         kv: KVAllocator,
         batch: DecodeBatch,
         *,
-        priority: str = "prefill",
+        priority: Literal["prefill", "decode"] = "prefill",
         mixed: bool = False,
         **seats: Unpack[Seats],
     ) -> None:
         super().__init__(kv, batch, **seats)
-        if priority not in PRIORITIES:
-            raise ConfigError("prompts or decodes come first", key="priority", value=priority, choices=PRIORITIES)
         self._decodes_first, self._mixed = priority == "decode", mixed
 
     def submit(self, request: Request) -> bool:
@@ -68,7 +63,7 @@ class ContinuousScheduler(SeatedScheduler):
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:
         """Whole prompts in order while there is budget, a seat and room; the budget that is left."""
         kv, waiting, running = self._kv, self._waiting, self._running
-        while waiting.size and len(running) < self._max_num_seqs:
+        while waiting.size and len(running) + self._kept_seats < self._max_num_seqs:
             request = waiting.head()
             if request.computed_tokens:
                 if not self._restore(request):
@@ -76,6 +71,8 @@ class ContinuousScheduler(SeatedScheduler):
                 if self._decodes_first:
                     budget -= request.joined_step >= 0  # it decodes in this step
                 continue
+            if request.forks and not self._seats_for(request):
+                break
             tokens = request.target_tokens
             if tokens > budget and tokens - kv.find_cached(request) > budget:
                 break

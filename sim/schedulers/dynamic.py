@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import Unpack
+from typing import Annotated, Unpack
+
+from pydantic import Field
 
 from sim.batch import DecodeBatch
-from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.request import Request, State
 from sim.schedulers.seats import Seats
@@ -26,16 +27,12 @@ class DynamicScheduler(StaticScheduler):
         kv: KVAllocator,
         batch: DecodeBatch,
         *,
-        max_wait_ms: float = 10.0,
-        max_batch_size: int | None = None,
+        max_wait_ms: Annotated[float, Field(ge=0, le=1e9)] = 10.0,
+        max_batch_size: Annotated[int, Field(ge=1)] | None = None,
         padding: bool = True,
         **seats: Unpack[Seats],
     ) -> None:
         super().__init__(kv, batch, padding=padding, **seats)
-        if not 0 <= max_wait_ms <= 1e9:
-            raise ConfigError("must lie between 0 and 1e9", key="max_wait_ms", value=max_wait_ms)
-        if max_batch_size is not None and max_batch_size < 1:
-            raise ConfigError("must be at least 1", key="max_batch_size", value=max_batch_size)
         self._max_wait_ps = to_ps(max_wait_ms / 1e3)
         self._size = min(max_batch_size or self._max_num_seqs, self._max_num_seqs)
         self._ages: list[tuple[int, int, int, Request]] = []  # who has waited, by (arrival, id, preemptions)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
 
 from sim.errors import InvariantError
 from sim.request import Request
 from sim.schedulers.queue_order import SortedQueue
+
+Weight = Annotated[int, Field(ge=0, le=10**6)]
 
 
 class _Tenant:
@@ -41,7 +46,7 @@ class FairShareQueue:
         "_bases", "_due", "_input", "_left", "_next", "_offsets", "_output", "_recent", "_settled", "_tenants", "size",
     )  # fmt: skip
 
-    def __init__(self, *, input_weight: int = 1, output_weight: int = 2) -> None:
+    def __init__(self, *, input_weight: Weight = 1, output_weight: Weight = 2) -> None:
         self._input, self._output = input_weight, output_weight
         self._tenants: dict[str, _Tenant] = {}
         self._recent: _Tenant | None = None  # whose request was the last to leave the queue
@@ -103,6 +108,11 @@ class FairShareQueue:
         self._recent = tenant = self._tenants[request.traits.tenant]
         tenant.queue.discard(request)
         self.size -= 1
+
+    def forked(self, child: Request) -> None:
+        """A sequence begins beside one that was charged for the prompt of both."""
+        self._bases[child] = 0
+        self._due = True
 
     def ended(self, request: Request) -> None:
         """An admitted request runs no more; its token counts are current."""

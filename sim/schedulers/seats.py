@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from heapq import heappop, heappush
-from typing import Required, TypedDict
+from typing import Literal, Required, TypedDict
 
 from sim.batch import DecodeBatch
-from sim.errors import ConfigError
 from sim.kv.base import GRANTED, Grant, KVAllocator
 from sim.request import RUNNING, WAITING, Request
 from sim.schedulers.fair_share import FairShareQueue
@@ -15,7 +14,7 @@ from sim.schedulers.mover import Mover
 from sim.schedulers.queue_order import FcfsQueue, Queue
 from sim.step import DECODE, StepPlan, Transfer
 
-VICTIMS = ("newest", "lowest_priority")
+Victim = Literal["newest", "lowest_priority"]
 """Who gives way when memory is short: who was admitted last, or who has the largest (priority, arrival, id)."""
 
 
@@ -25,7 +24,7 @@ class Seats(TypedDict, total=False):
     max_num_seqs: Required[int]
     max_num_batched_tokens: Required[int]
     queue: Queue
-    preemption_victim: str
+    preemption_victim: Victim
     mover: Mover | None
 
 
@@ -47,16 +46,15 @@ class SeatedScheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         queue: Queue | None = None,
-        preemption_victim: str = "newest",
+        preemption_victim: Victim = "newest",
         mover: Mover | None = None,
     ) -> None:
-        if preemption_victim not in VICTIMS:
-            raise ConfigError("unknown victim", key="preemption_victim", value=preemption_victim, choices=VICTIMS)
         self._kv, self._batch = kv, batch
         self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self._waiting: Queue = FcfsQueue() if queue is None else queue
         self._accounts = queue if isinstance(queue, FairShareQueue) else None
-        self._running: dict[int, Request] = {}  # in order of admission
+        self._running: dict[int, Request] = {}  # in order of admission; sequences that forked when they begin
+        self._kept_seats = 0  # for sequences that begin when the prompt of a running request is complete
         self._mover = mover
         self._copies: list[Transfer] = []  # of the plan in the making
         self._loading: set[int] = set()  # running, but their keys and values are on the way
@@ -99,8 +97,18 @@ class SeatedScheduler:
         self._batch.join(request)
         self._kv.grow(request)
 
+    def fork(self, child: Request) -> None:
+        """The child is the one admitted last, in a seat that was kept for it."""
+        self._kept_seats -= 1
+        self._running[child.id] = child
+        if self._ranks is not None:
+            heappush(self._ranks, _rank(child))
+        if self._accounts is not None:
+            self._accounts.forked(child)
+
     def finish(self, request: Request) -> None:
-        """The request's seat is free."""
+        """The request's seat is free, and those that were kept for its forks."""
+        self._kept_seats -= request.forks
         del self._running[request.id]
         if self._mover is not None:
             self._mover.gone(request)
@@ -113,6 +121,10 @@ class SeatedScheduler:
         if self._mover is not None:
             self._mover.gone(request)
 
+    def _seats_for(self, request: Request) -> bool:
+        """Whether there is a seat for every sequence of a waiting request."""
+        return len(self._running) + self._kept_seats + request.forks < self._max_num_seqs
+
     def _first_chunk(self, request: Request) -> int:
         """Tokens that must fit before a waiting request can be admitted."""
         return request.target_tokens
@@ -122,9 +134,9 @@ class SeatedScheduler:
         self._waiting.pop()
         request.state = RUNNING
         self._running[request.id] = request
+        self._kept_seats += request.forks
         if self._ranks is not None:
-            rank = -request.traits.priority, -request.arrival_ps, -request.id, request.preemptions, request
-            heappush(self._ranks, rank)
+            heappush(self._ranks, _rank(request))
         if not grant.cached_tokens:
             return tokens
         request.computed_tokens = grant.cached_tokens
@@ -202,6 +214,7 @@ class SeatedScheduler:
 
     def _preempt(self, victim: Request) -> None:
         """Back to the queue, to be swapped in again, or to be recomputed: prompt and what was emitted."""
+        self._kept_seats -= victim.forks
         del self._running[victim.id]
         copy = None
         if victim.joined_step >= 0:
@@ -220,3 +233,7 @@ class SeatedScheduler:
     def _requeue(self, victim: Request) -> None:
         """To the front, or to its place in the order."""
         self._waiting.push_front(victim)
+
+
+def _rank(request: Request) -> tuple[int, int, int, int, Request]:
+    return -request.traits.priority, -request.arrival_ps, -request.id, request.preemptions, request

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Unpack
+from typing import Annotated, Unpack
+
+from pydantic import Field
 
 from sim.batch import DecodeBatch
-from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.request import Request
 from sim.schedulers.future_tokens import FutureTokens
@@ -39,12 +40,10 @@ class SglangScheduler(SeatedScheduler):
         batch: DecodeBatch,
         *,
         mixed: bool = False,
-        schedule_conservativeness: float = 1.0,
+        schedule_conservativeness: Annotated[float, Field(ge=0, le=1e6)] = 1.0,
         **seats: Unpack[Seats],
     ) -> None:
         super().__init__(kv, batch, **seats)
-        if not 0 <= schedule_conservativeness <= 1e6:
-            raise ConfigError("must not be negative", key="schedule_conservativeness", value=schedule_conservativeness)
         self._mixed = mixed
         self._ratio = _NewTokenRatio(min(INITIAL_RATIO * schedule_conservativeness, 1.0))
         self._future = FutureTokens(MOST_NEW_TOKENS)

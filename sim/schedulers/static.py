@@ -33,12 +33,14 @@ class StaticScheduler(SeatedScheduler):
         """The batch under way, or a new one."""
         if self._accounts is not None:
             self._accounts.settle(self._batch.steps)
+        preempted = None
         if self._running:
             plan = self._decode()
-            if plan.preempted and self._victim() is None:  # who is left has its last token
-                return StepPlan((), False, list(plan.preempted))
-            return plan
-        return StepPlan(self._form(), decodes=False) if self._waiting.size else IDLE
+            preempted = plan.preempted
+            if self._running:
+                unfinished = not preempted or self._victim() is not None
+                return plan if unfinished else StepPlan((), False, preempted)
+        return StepPlan(self._form(), False, preempted) if self._waiting.size else IDLE
 
     def _form(self) -> list[tuple[Request, int]]:
         """The longest beginning of the queue that has seats and, padded, room."""

@@ -7,11 +7,14 @@ from pathlib import Path
 from sim import catalog
 from sim.documents import load_yaml, validate
 from sim.errors import ConfigError
+from sim.sequences import BeamSearch, neutral_switch_probability
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
+from sim.workloads.lengths import law
 from sim.workloads.replay import TraceReplay, TraceRows
 from sim.workloads.sessions import Sessions
+from sim.workloads.several import SeveralSequences
 from sim.workloads.sizes import RequestRows, Sizes
 from sim.workloads.spec import WorkloadSpec
 from sim.workloads.synthetic import OpenLoop
@@ -40,6 +43,21 @@ def build_workload(
     `max_model_len` (tokens) decides which rows of a trace are too long; `beside` is the file that holds the spec, for
     relative paths. Raises ConfigError for what is wrong in the spec or in a row of its trace.
     """
+    workload = _single(spec, seed, max_model_len, beside)
+    if spec.sequences == 1:
+        return workload
+    beams, width = None, spec.beam_width
+    if width is not None:
+        given = spec.beam_switch_probability
+        beams = BeamSearch(width, neutral_switch_probability(width) if given is None else given, seed)
+    lengths = None if spec.output_tokens is None else law(spec.output_tokens)
+    return SeveralSequences(
+        workload, spec.sequences, lengths=lengths, max_output_tokens=spec.max_output_tokens, beams=beams, seed=seed
+    )
+
+
+def _single(spec: WorkloadSpec, seed: int, max_model_len: int | None, beside: Path | None) -> Workload:
+    """The traffic with one answer to every prompt."""
     if spec.trace is not None:
         return _replay(spec, _trace(spec, seed, max_model_len, beside), seed)
     if spec.input_tokens is None or spec.output_tokens is None:

@@ -17,6 +17,8 @@ from sim.workloads.sizes import SharedPrefix
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
 TooLong = Literal["refuse", "drop", "clip", "fail"]
 
+MOST_SEQUENCES = 1024
+"""The most sequences of a request."""
 _MOST = 2**31 - 1
 _SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix", "sessions")
 _TRACE_ONLY = ("time_scale", "max_requests", "start_s", "end_s", "scale_input", "scale_output", "on_too_long")
@@ -55,6 +57,20 @@ class WorkloadSpec(BaseModel):
         default=None,
         description="max_tokens every client asks for; answers are cut there. Default: exactly the answer's length",
     )
+    n: int = Field(
+        default=1, ge=1, le=MOST_SEQUENCES, description="answers to every prompt, sampled side by side (vLLM n)"
+    )
+    beam_width: int | None = Field(
+        default=None, ge=2, le=MOST_SEQUENCES, description="beams of a beam search; all of them are returned"
+    )
+    beam_switch_probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="chance that a beam is dropped after a token, and another one continued twice. Default: "
+        "(1 - 1/w)^w for w beams, as if each descended from any of them",
+    )
     client_timeout_s: float | None = Field(
         default=None,
         gt=0,
@@ -90,6 +106,11 @@ class WorkloadSpec(BaseModel):
         "clip (keep the prompt if it fits, cut the answer) or fail (stop with an error); always counted",
     )
 
+    @property
+    def sequences(self) -> int:
+        """Continuations of every prompt: samples or beams."""
+        return self.beam_width or self.n
+
     def limited(self, requests: int) -> WorkloadSpec:
         """The same traffic, ending after `requests` requests instead of where it says."""
         if self.trace is not None:
@@ -111,6 +132,14 @@ class WorkloadSpec(BaseModel):
             self._check_end()
         elif self.end_s is not None and self.end_s <= self.start_s:
             raise ValueError(f"end_s ({self.end_s}) is not after start_s ({self.start_s})")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_or_beams(self) -> WorkloadSpec:
+        if self.beam_width is not None and self.n > 1:
+            raise ValueError("n does not go with beam_width: a beam search returns all its beams")
+        if self.beam_width is None and self.beam_switch_probability is not None:
+            raise ValueError("beam_switch_probability belongs to a beam search, but there is no beam_width")
         return self
 
     def _check_end(self) -> None:

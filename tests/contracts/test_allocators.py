@@ -45,11 +45,14 @@ class Tenants:
     hash_tokens: int = 0  # 0: prompts share nothing
     prefilling: list[Request] = field(default_factory=list)
     growing: list[Request] = field(default_factory=list)
+    copied: list[tuple[Request, int]] = field(default_factory=list)  # parked, and the tokens stored
+    away: list[Request] = field(default_factory=list)  # their keys and values lie elsewhere
     born: int = 0
 
     def act(self, rng: random.Random) -> None:
         """One random thing that a scheduler or a replica may do."""
-        action = rng.choice(["admit", "admit", "chunk", "advance", "advance", "leave", "leave"])
+        moves = ["park", "land", "restore"]
+        action = rng.choice(["admit", "admit", "chunk", "advance", "advance", "leave", "leave", *moves])
         if action == "admit":
             request = self.newcomer(rng, rng.randint(1, 40))
             self.born += 1
@@ -64,6 +67,25 @@ class Tenants:
             self.advance_far(rng.randint(1, 40))
         elif action == "leave" and self.holders():
             self.leave(rng.choice(self.prefilling + self.growing))
+        elif action == "park" and (short := [r for r in self.growing if r.computed_tokens <= r.prompt_tokens + 30]):
+            self.park(rng.choice(short))
+        elif action == "land" and self.copied:
+            self.land()
+        elif action == "restore" and self.away and self.kv.restore(self.away[0]) is not None:
+            self.growing.append(self.away.pop(0))
+            self.kv.grow(self.growing[-1])
+
+    def park(self, request: Request) -> None:
+        """A growing request is swapped out: it holds its room until it has been copied."""
+        self.growing.remove(request)
+        self.kv.park(request)
+        self.copied.append((request, request.computed_tokens))
+
+    def land(self) -> None:
+        """The oldest copy has ended."""
+        request, _ = self.copied.pop(0)
+        self.kv.release(request)
+        self.away.append(request)
 
     def newcomer(self, rng: random.Random, prompt: int) -> Request:
         """A request that holds nothing; its prompt may begin like others."""
@@ -185,6 +207,8 @@ def test_release_restores(kind: str, seed: int, tokens: int) -> None:
     assert tenants.look() == before
     for holder, _ in tenants.holders():
         tenants.leave(holder)
+    while tenants.copied:
+        tenants.land()
     usage = tenants.kv.usage()
     assert (usage.used_blocks, usage.stored_tokens, usage.wasted_tokens) == (0, 0, 0)
     assert tenants.kv.free_blocks == tenants.kv.total_blocks == usage.total_blocks
@@ -285,6 +309,32 @@ def test_cooked_books_are_found(kind: str, seed: int) -> None:
 def test_stored_tokens_are_those_of_the_holders(kind: str, seed: int) -> None:
     """Stored tokens are the sum of what requests have, or less where they share; blocks in use hold at least that."""
     tenants = housed(kind, seed)
-    held = sum(min(tokens, _most_stored(kind, request)) for request, tokens in tenants.holders())
+    stored = [*tenants.holders(), *tenants.copied]
+    held = sum(min(tokens, _most_stored(kind, request)) for request, tokens in stored)
     assert tenants.kv.stored_tokens <= held if tenants.hash_tokens else tenants.kv.stored_tokens == held
     assert tenants.kv.usage().wasted_tokens >= 0
+
+
+@given(seed=seeds)
+@examples(100)
+def test_a_parked_request_keeps_its_room_until_it_is_released(kind: str, seed: int) -> None:
+    """Parking frees nothing and stops growth; the release frees what the books call parked; then it may come back."""
+    tenants = housed(kind, seed)
+    if not tenants.growing or tenants.hash_tokens:
+        return
+    request, kv = tenants.growing[0], tenants.kv
+    free, parked = kv.free_blocks, kv.parked_blocks
+    tenants.park(request)
+    assert kv.free_blocks == free
+    assert kv.restore(request) is None
+    held = kv.parked_blocks - parked
+    while request not in tenants.away:
+        tenants.land()
+    assert kv.free_blocks >= free + held > free
+    shortage = kv.shortage()
+    if kv.restore(request) is not None:
+        assert kv.shortage() == shortage == 0
+        tenants.growing.append(request)
+        kv.grow(request)
+        assert kv.shortage() == 0  # its next token has room as well
+    kv.check(tenants.holders())

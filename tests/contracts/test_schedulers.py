@@ -18,11 +18,17 @@ from scenarios import Scenario, examples, play, random_scenario, with_prefixes
 from sim.batch import DecodeBatch
 from sim.build import ALLOCATORS, SCHEDULERS
 from sim.engine.replica import ReplicaParts
+from sim.engine_settings import CHUNKING
 from sim.request import Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import Idle, StepPlan
 
 pytestmark = pytest.mark.parametrize("kind", sorted(SCHEDULERS))
+
+BATCHES = ("dynamic", "static")
+"""Nobody joins a batch under way, and its prompts may exceed the token budget."""
+LATE_PS = 1 << 50
+"""A time at which every deadline has passed."""
 
 
 class Sealed(Request):
@@ -45,7 +51,8 @@ class ForLoop:
     def __init__(self, kind: str, seed: int) -> None:
         rng = self.rng = random.Random(seed)
         size, self.seats = rng.choice([1, 3, 16]), rng.choice([1, 3, 8])
-        self.budget = 60 + self.seats if kind != "chunked" else self.seats + rng.choice([0, 1, 20])
+        self.kind = kind
+        self.budget = self.seats + rng.choice([0, 1, 20]) if kind in CHUNKING else 60 + self.seats
         self.outputs = {i: rng.randint(1, 25) for i in range(rng.choice([3, 12, 25]))}
         prompts = {i: rng.randint(1, 30) for i in self.outputs}
         most = max(-(-(prompts[i] + o) // size) for i, o in self.outputs.items())
@@ -71,7 +78,7 @@ class ForLoop:
     def step(self) -> StepPlan | Idle:
         """Ask for a plan, check it, and do it."""
         running, waiting = self.scheduler.running(), self.scheduler.waiting()
-        plan = self.scheduler.plan(0)
+        plan = self.scheduler.plan(LATE_PS)
         if isinstance(plan, Idle):
             assert not running, "idle beside running requests"
             assert self.scheduler.num_waiting == 0, "idle beside requests that wait, with all memory free"
@@ -87,7 +94,10 @@ class ForLoop:
         assert set(chunked) <= set(now_running)
         assert all(1 <= n <= r.target_tokens - r.computed_tokens for r, n in plan.chunks)
         decodes = self.batch.count if plan.decodes else 0
-        assert sum(n for _, n in plan.chunks) + decodes <= self.budget, "over the token budget"
+        if self.kind not in BATCHES:
+            assert sum(n for _, n in plan.chunks) + decodes <= self.budget, "over the token budget"
+        elif running:
+            assert not plan.chunks, "somebody joined a batch under way"
         assert len(now_running) == self.scheduler.num_running <= self.seats, "more sequences than seats"
         assert len(now_waiting) == self.scheduler.num_waiting
         assert not set(now_running) & set(now_waiting)
@@ -106,7 +116,10 @@ class ForLoop:
     def _check_preempted(self, plan: StepPlan, now_waiting: list[Request]) -> None:
         preempted = list(plan.preempted or ())
         self.preempted += len(preempted)
-        assert now_waiting[: len(preempted)] == preempted[::-1], "preempted requests go to the front, newest last"
+        if self.kind == "sglang":
+            assert now_waiting[len(now_waiting) - len(preempted) :] == preempted, "they go to the end"
+        else:
+            assert now_waiting[: len(preempted)] == preempted[::-1], "they go to the front, newest last"
         for request in preempted:
             assert request.state is State.WAITING
             assert (request.computed_tokens, request.reserved_tokens, request.joined_step) == (0, 0, -1)
@@ -125,19 +138,21 @@ class ForLoop:
                 request._finish_step = self.batch.steps + self.outputs[request.id] - request.emitted_tokens
                 self.batch.join(request)
                 self.kv.grow(request)
-        for request in self.scheduler.running():
-            if request.joined_step < 0:
-                continue
-            emitted = request.emitted_tokens + self.batch.steps - request.joined_step
-            if emitted >= self.outputs[request.id]:
-                request.state = State.COMPLETED
-                self.batch.leave(request, self.batch.steps)
-                self.kv.release(request)
-                self.scheduler.finish(request)
-                self.done.add(request.id)
+        finished = [r for r in self.scheduler.running() if r.joined_step >= 0 and r._finish_step <= self.batch.steps]
+        if not self.scheduler.drains_together or len(finished) == self.scheduler.num_running:
+            for request in finished:
+                self._finish(request)
         context = self.batch.context_of
         running = self.scheduler.running()
         self.kv.check([(r, context(r) if r.joined_step >= 0 else r.computed_tokens) for r in running])
+
+    def _finish(self, request: Request) -> None:
+        request.state = State.COMPLETED
+        self.batch.leave(request, request._finish_step)
+        assert request.emitted_tokens == self.outputs[request.id]
+        self.kv.release(request)
+        self.scheduler.finish(request)
+        self.done.add(request.id)
 
 
 @given(seed=st.integers(0, 10**6))
@@ -163,7 +178,7 @@ def test_the_loops_do_preempt(kind: str) -> None:
         while not (isinstance(loop.step(), Idle) and not loop.to_come):
             loop.arrive()
         preempted += loop.preempted
-    assert preempted > 100
+    assert preempted > (2 if kind == "sglang" else 100)  # which admits nobody before there is room for most of it
 
 
 class Forwarding:
@@ -228,7 +243,8 @@ def test_submit_never_says_false_wrongly(kind: str, lead: int) -> None:
     for seed in range(100):
         scenario = fitted(random_scenario(seed), kind, lead)
         play(scenario, max_run=1, wrap=watch)
-        play(with_prefixes(scenario, random.Random(seed)), max_run=1, wrap=watch)
+        if kind not in BATCHES:
+            play(with_prefixes(scenario, random.Random(seed)), max_run=1, wrap=watch)
     assert sum(w.lies for w in watchers) == 0
     assert sum(w.promises for w in watchers) > 500
 
@@ -282,6 +298,6 @@ def test_no_scheduler_reads_true_lengths_in_the_engine(kind: str) -> None:
 def fitted(scenario: Scenario, kind: str, lead: int) -> Scenario:
     """The scenario for this scheduler."""
     longest = max(p + most for _, _, p, _, most in scenario.rows)
-    budget = max(scenario.max_num_batched_tokens, longest) if kind != "chunked" else scenario.max_num_batched_tokens
+    budget = scenario.max_num_batched_tokens if kind in CHUNKING else max(scenario.max_num_batched_tokens, longest)
     threshold = scenario.threshold if kind == "chunked" else 0
     return replace(scenario, scheduler=kind, lead=lead, max_num_batched_tokens=budget, threshold=threshold)

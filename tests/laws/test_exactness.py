@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import (
-    THOROUGH,
     Run,
     Scenario,
+    amount,
     examples,
     play,
     play_naively,
     random_scenario,
     rows_of,
     scenarios,
+    with_memory,
     with_prefixes,
     with_spans,
 )
@@ -28,7 +29,7 @@ from sim.kv.base import Grant, KVAllocator
 from sim.request import Request, State
 from sim.schedulers.base import Scheduler
 
-SEEDS_PER_TEST = 400 if THOROUGH else 35
+SEEDS_PER_TEST = amount(35)
 KNOWN_TO_NAIVE = ("round_robin", "least_outstanding_requests")
 
 
@@ -69,8 +70,7 @@ def compare_all(scenario: Scenario) -> Run:
     assert_same(leaping, single)
     assert_same_rows(leaping, single)
     assert_same(leaping, play(scenario, max_run=3))
-    plain = (scenario.match, scenario.eviction) == ("hash_block", "lru") and not scenario.spans
-    if scenario.router in KNOWN_TO_NAIVE and plain:
+    if scenario.router in KNOWN_TO_NAIVE:
         assert_naive_agrees(scenario, leaping)
     return leaping
 
@@ -87,6 +87,20 @@ def test_long_scenarios_with_shared_prefixes_agree_in_every_mode(batch: int) -> 
     """The same for longer scenarios, held to a naive simulator that keeps every block and what it holds in lists."""
     for seed in range(12000 + batch * SEEDS_PER_TEST, 12000 + (batch + 1) * SEEDS_PER_TEST):
         compare_all(with_prefixes(random_scenario(seed), random.Random(seed)))
+
+
+@given(scenario=scenarios(), seed=st.integers(0, 10**6))
+@examples(100)
+def test_short_scenarios_with_every_allocator_agree_in_every_mode(scenario: Scenario, seed: int) -> None:
+    """Reserved rooms, contiguous places and bounded caches: who is admitted and preempted follows from the rules."""
+    compare_all(with_memory(scenario, random.Random(seed)))
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_long_scenarios_with_every_allocator_agree_in_every_mode(batch: int) -> None:
+    """The same for longer scenarios, held to a naive simulator that looks for holes by walking all addresses."""
+    for seed in range(15000 + batch * SEEDS_PER_TEST, 15000 + (batch + 1) * SEEDS_PER_TEST):
+        compare_all(with_memory(random_scenario(seed, most_requests=40), random.Random(seed)))
 
 
 @pytest.mark.parametrize("eviction", ["lru", "lfu"])

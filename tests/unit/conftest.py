@@ -86,7 +86,7 @@ class ToyReplica:
     def _row(self, n: int, first: int, slope: int, decodes: int, prefill: int) -> None:
         context = sum(r["prompt"] + r["out"] for r in self.running)
         shape = (decodes, context if decodes else 0, prefill, int(prefill > 0), prefill * (prefill + 1) // 2)
-        held = (self._used(), context, len(self.waiting), len(self.running), 0)
+        held = (self._used(), context, len(self.waiting), len(self.running), 0, 0)
         self.steps.append((self.number, self.now, n, first, slope, *shape, *held))
         self.now += n * first + slope * (n * (n - 1) // 2)
 
@@ -101,12 +101,12 @@ class ToyReplica:
             self._end(r, State.COMPLETED, Reason.NONE)
 
     def _close(self, r: dict[str, Any]) -> None:
-        self.segments.append((r["id"], self.number, r["seg"], r["step"], self.decode_step))
+        self.segments.append((r["id"], self.number, r["seg"], r["step"], self.decode_step, 0))
 
     def _end(self, r: dict[str, Any], state: State, reason: Reason) -> None:
         times = (r["at"], r["sched"], r["first"], self.now)
         unused = -(r["prompt"] + r["out"]) % self.size if r["sched"] >= 0 else 0
-        rest = (r["prompt"], r["out"], 0, r["times"], r["lost"], unused)
+        rest = (r["prompt"], r["out"], 0, r["times"], r["lost"], unused, 0)
         self.requests.append((r["id"], self.number, state, reason, *times, *rest))
 
 

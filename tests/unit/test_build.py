@@ -213,11 +213,35 @@ def test_a_checkpoint_with_its_own_quantisation_is_saved_whole(name: str) -> Non
     assert again.scheme.kept == first.scheme.kept
 
 
-def test_a_predictor_is_checked_where_it_is_written() -> None:
-    """An impossible option is an error of the key that holds it, before anything runs."""
-    with pytest.raises(ConfigError, match="between 0 and 10") as caught:
-        setup(engine__length_predictor="noisy", engine__length_predictor__sigma=-1)
-    assert caught.value.key == "engine.length_predictor.sigma"
+@pytest.mark.parametrize(
+    ("key", "kind", "option", "value", "problem"),
+    [
+        ("length_predictor", "noisy", "sigma", -1, "greater than or equal to 0"),
+        ("length_predictor", "quantile", "quantile", 1.1, "less than or equal to 1"),
+        ("length_predictor", "quantile", "window", 0, "greater than or equal to 1"),
+        ("scheduler", "dynamic", "max_wait_ms", "long", "number"),
+        ("scheduler", "continuous", "priority", "prefil", "prefill"),
+        ("scheduler", "continuous", "mixed", 3, "boolean|true or false"),
+        ("scheduler", "static", "paddin", True, "padding"),
+        ("scheduler", "sglang", "max_num_seqs", 4, "unknown option of sglang"),
+        ("scheduling_policy", "fair_share", "output_weight", 0.5, "integer|whole number"),
+    ],
+)
+def test_options_of_policies_are_checked(key: str, kind: str, option: str, value: Any, problem: str) -> None:
+    """A name, a type or a limit that is wrong is an error of the key that holds it, before anything runs."""
+    with pytest.raises(ConfigError, match=problem) as caught:
+        setup(**{f"engine__{key}": kind, f"engine__{key}__{option}": value})
+    assert caught.value.key == f"engine.{key}.{option}"
+
+
+def test_what_a_policy_needs_besides_comes_with_it() -> None:
+    """Shortest predicted first needs guesses; priorities say who gives way. Both can be overruled."""
+    assert setup().engine.length_predictor is None
+    assert setup(engine__scheduling_policy="shortest_predicted").engine.length_predictor == {"kind": "oracle"}
+    assert setup().engine.preemption_victim == "newest"
+    assert setup(engine__scheduling_policy="priority").engine.preemption_victim == "lowest_priority"
+    overruled = setup(engine__scheduling_policy="priority", engine__preemption_victim="newest")
+    assert overruled.engine.preemption_victim == "newest"
 
 
 def test_replicas_share_no_predictor() -> None:

@@ -11,11 +11,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from naive import Job, simulate_naively
+from naive.fleet import simulate_naively
+from naive.model import Job
 
 
-def duration_ps(decodes: int, context: int, chunks: list[tuple[int, int]]) -> int:
-    return 100 + 10 * decodes + context + sum(n for _, n in chunks)
+def duration_ps(contexts: list[int], chunks: list[tuple[int, int]]) -> int:
+    return 100 + 10 * len(contexts) + sum(contexts) + sum(n for _, n in chunks)
 
 
 def job(id_: int, arrival_ps: int, prompt: int, output: int, max_output: int | None = None) -> Job:
@@ -69,9 +70,9 @@ def test_chunk_that_does_not_fit_preempts_a_newer_decode():
 
 
 def test_whole_prompts_stall_the_decodes():
-    """Under prefill_first the step that takes a new prompt holds nothing else, and the running request waits for it."""
+    """Under continuous the step that takes a new prompt holds nothing else, and the running request waits for it."""
     # [0, 104] A P(0, 4); [104, 218] A D(4); [218, 322] B P(0, 4) alone; [322, 437] A D(5)
-    out = serve(job(0, 0, 4, 3), job(1, 150, 4, 1), policy="prefill_first")
+    out = serve(job(0, 0, 4, 3), job(1, 150, 4, 1), policy="continuous")
     assert out.boundaries == [[104, 218, 322, 437]]
     assert out.token_times == {0: [104, 218, 437], 1: [322]}
 
@@ -157,7 +158,7 @@ def test_head_that_does_not_fit_stops_the_admissions():
     assert out.requests[2] == ("completed", "", 0, 224, 330, 330, 1, 0)
 
 
-@pytest.mark.parametrize("policy", ["chunked", "prefill_first"])
+@pytest.mark.parametrize("policy", ["chunked", "continuous"])
 def test_admissions_leave_the_blocks_of_the_decodes(policy):
     """The last free block is not given to a newcomer when a running decode is about to need it."""
     # 3 blocks of 4. [0, 108] A P(0, 8), 2 blocks, the third needed next; [108, 226] A D(8); [226, 327] B P(0, 1)

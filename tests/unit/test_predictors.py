@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-import pytest
 
-from sim.errors import ConfigError
-from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
+from sim.predictors import NoisyPredictor, OraclePredictor, QuantilePredictor
 from sim.request import Request
 
 
@@ -87,18 +84,3 @@ def test_quantiles_follow_the_definition() -> None:
             predictor.observe(completed(tokens))
         expected = sorted(lengths)[math.ceil(quantile * 101) - 1]
         assert predictor.predict(request(0, 1)) == expected
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: NoisyPredictor(sigma=-1),
-        lambda: QuantilePredictor(quantile=0),
-        lambda: QuantilePredictor(quantile=1.1),
-        lambda: QuantilePredictor(window=0),
-    ],
-)
-def test_impossible_settings_are_refused(make: Callable[[], LengthPredictor]) -> None:
-    """With the key and the value."""
-    with pytest.raises(ConfigError):
-        make()

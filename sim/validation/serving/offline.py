@@ -40,6 +40,7 @@ def read_row(name: str, row: Row, path: Path) -> Case:
         "max_num_seqs": batch if static else _MAX_BATCH,
         "max_num_batched_tokens": max(batch * isl, isl) if static else _MAX_TOKENS,
         "gpu_memory_utilization": _KV_FRACTION,
+        "host": {"request_s": 0.0, "sequence_s": 0.0},  # a benchmark in one process: no server streams tokens
     }
     remarks = []
     if _expert_parallel(row) and model.architecture.is_moe:

@@ -26,7 +26,7 @@ _WARM_UP_REQUESTS = 100
 _PROMPTS = 100
 _TEMPLATE_GROWTH = 1.045
 """Tokens of a prompt over those asked for (591.6 for 100 + 466, and alike in the other profiles)."""
-_GAVE_UP_SHARE = 0.05
+_GAVE_UP_SHARE, _WAITING_SHARE = 0.05, 0.25
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,12 @@ def _kv_dtype(given: Any) -> str:
 
 
 def _overloaded(flags: Sequence[str], measured: Mapping[str, Any]) -> bool:
+    """Whether the publisher says so, clients gave up, or the mean request waited a quarter of its time to begin."""
     summary = measured.get("summary") or {}
     failed, served = float(summary.get("n_fail") or 0), float(summary.get("n_ok") or 0)
-    return "overload" in flags or "saturated" in flags or failed > _GAVE_UP_SHARE * max(failed + served, 1)
+    ttft, e2e = (float((summary.get(key) or {}).get("mean") or 0) for key in ("ttft_ms", "e2e_ms"))
+    waited = e2e > 0 and ttft > _WAITING_SHARE * e2e
+    return "overload" in flags or failed > _GAVE_UP_SHARE * max(failed + served, 1) or waited
 
 
 # the requests

@@ -205,3 +205,17 @@ def test_sparse_attention_caches_its_index_keys_in_fp8() -> None:
 def test_cache_format_scales_the_cache(bytes_per_element: int) -> None:
     """One byte per element halves the cache of two."""
     assert LLAMA_8B.kv_bytes_per_token(bytes_per_element) == 65_536 * bytes_per_element
+
+
+def test_a_bounded_cache_is_a_window_on_every_layer() -> None:
+    """A bound of 512 tokens: the whole of Llama's cache stops there, gpt-oss keeps its windows of 128 beside it."""
+    llama = LLAMA_8B.bounded(512)
+    assert (llama.kv_limit_tokens, llama.kv_bytes(10_000)) == (512, 512 * 131_072)
+    assert llama.kv_bytes_per_token() == LLAMA_8B.kv_bytes_per_token()
+    assert llama.bounded(1000) == llama
+    full = load_model("openai/gpt-oss-120b")
+    oss = full.bounded(512)
+    assert (full.kv_limit_tokens, oss.kv_limit_tokens, oss.windows) == (None, 512, (128, 512))
+    assert oss.kv_bytes_per_token() == full.kv_bytes_per_token() == 36_864
+    assert oss.kv_bytes_per_sequence_fixed() == full.kv_bytes_per_sequence_fixed() == 4_718_592
+    assert load_model("deepseek-ai/DeepSeek-V3").bounded(512).kv_limit_tokens == 512

@@ -1,0 +1,59 @@
+"""The API server between clients and schedulers."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.engine.front_end import FrontEnd
+from sim.metrics import summarise
+from sim.request import Request
+from sim.run import simulate
+from sim.scenario import load_scenario
+
+
+def requests(*prompts: int) -> list[Request]:
+    """Requests with prompts of these lengths."""
+    return [Request(i, 0, prompt, 1) for i, prompt in enumerate(prompts)]
+
+
+def test_the_way_delays_each_request_alone() -> None:
+    """The way there and back is the same for a request alone and for one of many."""
+    front = FrontEnd(request_ps=500, prompt_token_ps=0)
+    assert [front.delay_ps(request, 0) for request in requests(10, 20, 30)] == [500, 500, 500]
+
+
+def test_tokenising_is_one_after_the_other() -> None:
+    """Requests that come together wait for the prompts before theirs; a late one finds the tokeniser idle."""
+    front = FrontEnd(request_ps=7, prompt_token_ps=2)
+    first, second, third = requests(10, 20, 30)
+    assert front.delay_ps(first, 0) == 20 + 7
+    assert front.delay_ps(second, 5) == 20 + 40 - 5 + 7
+    assert front.delay_ps(third, 1000) == 60 + 7
+
+
+def test_clients_wait_longer_for_first_tokens_only() -> None:
+    """A front end of 20 ms adds 20 ms to TTFT; time per output token stays where it was but for other batches."""
+    found = []
+    for request_s in (0.0, 0.02):
+        scenario = {
+            "model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm",
+            "workload": {"arrival": {"kind": "poisson", "rate": 5}, "num_requests": 30, "input_tokens": 50,
+                         "output_tokens": 40},
+            "engine": {"host": {"request_s": request_s, "prompt_token_s": 0.0}},
+        }  # fmt: skip
+        found.append(summarise(simulate(load_scenario(scenario))))
+    ttft, tpot = ([float(one[f"mean_{name}_ms"]) for one in found] for name in ("ttft", "tpot"))
+    assert ttft[1] - ttft[0] == pytest.approx(20, abs=4)
+    assert tpot[1] == pytest.approx(tpot[0], rel=0.1)
+
+
+def test_patience_counts_from_the_client() -> None:
+    """A client that gives up after 10 ms does so though its request is still on the way for 50."""
+    scenario = {
+        "model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm",
+        "workload": {"arrival": {"kind": "all_at_once"}, "num_requests": 1, "input_tokens": 50, "output_tokens": 4,
+                     "client_timeout_s": 0.01},
+        "engine": {"host": {"request_s": 0.05}},
+    }  # fmt: skip
+    result = simulate(load_scenario(scenario))
+    assert int(result.requests["output_tokens"][0]) == 0
