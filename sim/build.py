@@ -269,8 +269,8 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     spec = written.spec
     check_context(written, engine.max_model_len)
     if spec.sequences > 1 and engine.preemption_mode == "swap":
-        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that sequences "
-                                    "share cannot be swapped", value="swap")  # fmt: skip
+        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that "
+                                    "sequences share cannot be swapped", value="swap")  # fmt: skip
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():

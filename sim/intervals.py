@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from sim.build import build
 from sim.cost.calibrated_kernels import class_errors
@@ -38,6 +37,8 @@ def intervals(
     distribution of the calibration's errors: kernels of a class are off together, classes independently. Returns
     `{level, repetitions, metrics: {name: [low, high]}}`; a metric that some repetition lacks is left out.
     """
+    from joblib import Parallel, delayed  # here: most runs have no error bars, and it takes a fifth of a second
+
     setup = build(loaded)
     errors = class_errors(setup.kernels, setup.timer.forward)
     tasks = (delayed(_repeat)(loaded, errors, i) for i in range(repetitions))

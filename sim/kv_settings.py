@@ -10,6 +10,9 @@ from sim.scenario import LoadedScenario
 from sim.specs.architecture import LatentAttention, ModelArchitecture
 
 _AT: KeyPath = ("engine", "kv_cache")
+PADDED = ("static", "dynamic")
+"""Schedulers that make the prompts of a batch equally long. The padding goes before the prompt, where decoding starts
+from one position, so equal beginnings are not at equal places."""
 
 
 def resolve_kv_cache(loaded: LoadedScenario, preset: EnginePreset) -> dict[str, Any]:
@@ -69,4 +72,7 @@ def _prefix_obstacle(loaded: LoadedScenario) -> str:
         return f"shares blocks of the paged allocator only; {kind} reserves them for one request each"
     if given.sliding_window is not None:
         return "needs blocks whose content stays; sliding_window writes over them"
+    scheduler = loaded.scenario.engine.scheduler
+    if scheduler is not None and scheduler.kind in PADDED and scheduler.options.get("padding", True):
+        return f"needs prompts that begin at their first token; {scheduler.kind} pads them, unless padding is false"
     return ""

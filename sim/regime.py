@@ -12,7 +12,6 @@ from enum import StrEnum
 from itertools import accumulate
 
 import numpy as np
-from scipy.special import ndtr
 
 from sim.request import Reason, State
 from sim.results import Column, Table
@@ -234,4 +233,4 @@ def trend_p_value(values: Floats) -> float:
         return min(1.0, 2 * tail / math.factorial(n))
     ties = np.unique(values, return_counts=True)[1]
     variance = (n * (n - 1) * (2 * n + 5) - np.sum(ties * (ties - 1) * (2 * ties + 5))) / 18
-    return float(2 * ndtr(-abs(concordant - discordant) / math.sqrt(variance)))
+    return math.erfc(abs(concordant - discordant) / math.sqrt(2 * variance))

@@ -288,15 +288,16 @@ MEMORIES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def with_memory(scenario: Scenario, rng: random.Random) -> Scenario:
+def with_memory(scenario: Scenario, rng: random.Random, which: int | None = None) -> Scenario:
     """The same with another allocator."""
-    allocator, options = rng.choice(MEMORIES)
+    allocator, options = rng.choice(MEMORIES) if which is None else MEMORIES[which]
     longest = max(p + most for _, _, p, _, most in scenario.rows)
     if allocator == "max-length":
         options = {**options, "max_model_len": min(scenario.max_model_len, 2 * longest)}
         scenario = replace(scenario, max_model_len=options["max_model_len"])
     fixed = rng.choice([0, 0, 2])
-    blocks = -(-longest // scenario.block_size) * rng.choice([10, 11, 15, 20, 40, 1000]) // 10
+    stored = min(longest, options.get("bound_tokens", longest))
+    blocks = -(-stored // scenario.block_size) * rng.choice([10, 11, 15, 20, 40, 1000]) // 10
     return replace(
         scenario,
         allocator=allocator,
@@ -324,9 +325,10 @@ ORDERS: list[tuple[str, dict[str, int]]] = [
 ]  # fmt: skip
 
 
-def with_policy(scenario: Scenario, rng: random.Random) -> Scenario:
+def with_policy(scenario: Scenario, rng: random.Random, which: int | None = None) -> Scenario:
     """The same with another scheduler, queue order and choice of victims."""
-    (scheduler, options), (order, weights) = rng.choice(POLICIES), rng.choice(ORDERS)
+    scheduler, options = rng.choice(POLICIES) if which is None else POLICIES[which]
+    order, weights = rng.choice(ORDERS)
     longest = max(p + most for _, _, p, _, most in scenario.rows)
     budget = scenario.max_num_batched_tokens
     return replace(
@@ -340,6 +342,18 @@ def with_policy(scenario: Scenario, rng: random.Random) -> Scenario:
         max_num_batched_tokens=max(budget, longest - rng.choice([0, 1])) if scheduler == "continuous" else budget,
         guesses=rng.random() < 0.5,
     )
+
+
+def of_any_kind(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with any scheduler over any allocator or prefix cache."""
+    if rng.random() < 0.4:
+        scenario = with_policy(with_memory(scenario, rng), rng)
+    else:
+        match, eviction = rng.choice(["hash_block", "radix"]), rng.choice(["lru", "lfu"])
+        scenario = replace(with_policy(with_prefixes(scenario, rng), rng), match=match, eviction=eviction)
+        if scenario.scheduler in ("static", "dynamic"):  # padded batches and prefix caches exclude each other
+            scenario = replace(scenario, policy=tuple({**dict(scenario.policy), "padding": False}.items()))
+    return with_spans(scenario, rng.randrange(10**6)) if rng.random() < 0.2 else scenario
 
 
 SPANS = [(Span(5),), (Span(16, chunked=True),), (Span(40), Span(7, chunked=True)), (Span(1),), (Span(3), Span(200))]

@@ -56,7 +56,7 @@ HOMES = {
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And
 # commands may import what only some of their options need, such as figures.
-DEFERRED = {"torch", "triton", "ray", "aiconfigurator_core", "pandas"}
+DEFERRED = {"torch", "triton", "ray", "aiconfigurator_core", "pandas", "joblib", "scipy"}
 # The only places that import by name, so that `--help` answers at once.
 LAZY = {"__init__.py", "cli/__init__.py"}
 

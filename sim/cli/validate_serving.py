@@ -16,7 +16,7 @@ from sim.validation.serving.case import Case
 from sim.validation.serving.predict import Predicted
 from sim.validation.serving.read import read_cases
 from sim.validation.serving.replay import replay
-from sim.validation.serving.score import GROUPS, Line, Scored, comparable, coverage, failed, score, summarise
+from sim.validation.serving.score import GROUPS, Line, Scored, comparable, coverage, doubted, failed, score, summarise
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _MOST_IDS = 4
@@ -84,8 +84,13 @@ def _show(lines: Sequence[Line], pairs: Pairs) -> None:
         console.print(_table(chosen, by))
     for table, (done, total) in coverage(pairs).items():
         console.print(f"{table}: {done} of {total} runs predicted ({100 * done / max(total, 1):.1f} %).", markup=False)
-    for title, suspect in (("not predicted", False), ("left out", True)):
-        for table, reasons in failed(pairs, suspect).items():
+    lists = {
+        "not predicted": failed(pairs, suspect=False),
+        "left out": failed(pairs, suspect=True),
+        "predicted, but not in these tables": doubted(pairs),
+    }
+    for title, found in lists.items():
+        for table, reasons in found.items():
             for reason, ids in reasons.items():
                 shown = ", ".join(ids[:_MOST_IDS]) + (
                     f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.cost.ops import ForwardPass, OpCost
@@ -121,7 +120,7 @@ class RooflineStepTimer:
         if self._local:
             return self._run_with_spans(shape, base, max_steps)
         context, done, total = shape.context_tokens, 0, 0
-        knots = self._whole
+        knots, table = self._whole, self._whole.table
         pieces: list[Piece] = []
         while True:
             # As `_Knots.at`, written out: this is the hottest code of the program.
@@ -129,7 +128,8 @@ class RooflineStepTimer:
             if e < _SMALLEST_CELL_EXPONENT:
                 e = _SMALLEST_CELL_EXPONENT
             cell = context >> e
-            left, slope = knots.table.get(count << 12 | e << 5 | cell) or knots.price(count, e, cell)
+            key = count << 12 | e << 5 | cell
+            left, slope = table[key] if key in table else knots.price(count, e, cell)
             first, growth = base + left + slope * (context - (cell << e)), slope * count
             steps = ((cell + 1 << e) - context + count - 1) // count
             if steps > max_steps - done:
@@ -180,27 +180,28 @@ class RooflineStepTimer:
 
     def _mixed(self, shape: RunShape) -> int:
         """A step with prompt chunks, and perhaps decodes beside them."""
-        count, chunks = shape.decodes, shape.chunks
-        tokens, sampled = shape.new_tokens, count + len(chunks)
+        count = tokens = shape.decodes
+        sampled, tiles = count + len(shape.chunks), []
+        for cached, new in shape.chunks:
+            tokens += new
+            tiles.append((cached, new + 15 & -16))
+        key = tuple(tiles)
         host = self._host_seconds(tokens, sampled)
         if self._lanes > 1:
             lane = self._forward.layout.fullest
             tokens, sampled = lane(tokens, shape.longest_chunk), lane(sampled)
         time = (self._rows_ps.get(tokens) or self._rows(tokens)) + (self._head_ps.get(sampled) or self._head(sampled))
-        time += self._prefill(chunks)
+        time += self._chunks_ps.get(key) or self._prefill(key)
         if count:
             time += self._whole.at(count, shape.context_tokens)[0]
             for knots, seen in zip(self._local, shape.local_tokens, strict=True):
                 time += knots.at(count, seen)[0]
         return time + self._ps(host)
 
-    def _prefill(self, chunks: Sequence[Chunk]) -> int:
-        key = tuple([(cached, new + 15 & -16) for cached, new in chunks])
-        time = self._chunks_ps.get(key)
-        if time is None:
-            if len(self._chunks_ps) >= _MOST_CHUNKS:
-                self._chunks_ps.clear()
-            time = self._chunks_ps[key] = self._ps(self._forward.prefill_seconds(key))
+    def _prefill(self, tiles: tuple[Chunk, ...]) -> int:
+        if len(self._chunks_ps) >= _MOST_CHUNKS:
+            self._chunks_ps.clear()
+        self._chunks_ps[tiles] = time = self._ps(self._forward.prefill_seconds(tiles))
         return time
 
     def _constant(self, count: int) -> int:

@@ -27,6 +27,10 @@ class StepTimes:
         """When `steps` steps have ended (0 gives 0)."""
         if steps == self.steps:
             return self.total_ps
+        first, start, a, b, _ = self.pieces[-1]
+        if steps >= first:
+            n = steps - first
+            return start + n * a + b * (n * (n - 1) >> 1)
         for first, start, a, b, k in self.pieces:
             if steps <= first + k:
                 n = steps - first
@@ -41,10 +45,13 @@ class StepTimes:
                 break
         else:
             raise ValueError(f"the run ends at {self.total_ps}, before {elapsed_ps}")
-        d = elapsed_ps - start
+        d, c = elapsed_ps - start, 2 * a - b
         # The inverse of the series in floats, corrected in integers: exact at any size.
-        j = d // a if not b else int((math.sqrt((2 * a - b) ** 2 + 8.0 * b * d) - (2 * a - b)) / (2 * b))
-        j = max(1, min(j, k))
+        j = int((math.sqrt(c * c + 8.0 * b * d) - c) / (2 * b)) if b else d // a
+        if j < 1:
+            j = 1
+        elif j > k:
+            j = k
         t = j * a + b * (j * (j - 1) >> 1)
         while t < d:
             t += a + b * j

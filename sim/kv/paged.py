@@ -105,9 +105,10 @@ class PagedKV:
 
     def advance(self, steps: int) -> None:
         """Commit the growth of a run in one go."""
-        self.free_blocks -= self._grown(steps)
+        phase = self._phase
+        self.free_blocks -= self._due[phase] if steps == 1 else self._grown(steps)
         self.stored_tokens += steps * self._growing
-        self._phase = (self._phase + steps) % self.block_tokens
+        self._phase = (phase + steps) % self.block_tokens
 
     def release(self, request: Request) -> None:
         """Free the blocks of a request that is parked, or prefills, or decodes and has left the batch."""

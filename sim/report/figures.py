@@ -53,8 +53,8 @@ KINDS = (
     FigureKind(
         "kv_memory",
         "KV cache over time",
-        "Blocks filled with tokens, room wasted inside blocks (reserved or rounded up), and free blocks. A full cache "
-        "caps the batch and causes preemptions.",
+        "Room filled with tokens, reserved for tokens to come, or never filled (over-reserved or rounded up); and what "
+        "is free, of use to the next request or not. A full cache caps the batch and causes preemptions.",
         plots.kv_memory,
     ),
     FigureKind(

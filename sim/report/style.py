@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK = "#1a1a1a"
 PAPER = "#ffffff"
@@ -76,7 +77,6 @@ _PARAMETERS: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9.0,
     "figure.facecolor": PAPER,
-    "figure.constrained_layout.use": True,
     "svg.hashsalt": "roofserve",
     "svg.fonttype": "path",
 }
@@ -103,11 +103,11 @@ def three_digits(value: float) -> str:
 
 
 def settle(figure: Figure) -> None:
-    """Work out the layout once; it is then the same in every format, and saving is faster."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-    figure.set_layout_engine("none")
+    """Work out the layout once: it is then the same in every format.
+
+    The engine is not the figure's own. A figure that has one is drawn twice whenever it is saved.
+    """
+    ConstrainedLayoutEngine().execute(figure)
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -56,8 +56,12 @@ class ChunkedScheduler(SeatedScheduler):
         return DECODE if self._batch.count else IDLE
 
     def _first_chunk(self, request: Request) -> int:
-        budget = self._max_num_batched_tokens - self._batch.count
-        return min(request.target_tokens, budget, self._cap)
+        return self._chunk(request.target_tokens, self._max_num_batched_tokens - self._batch.count)
+
+    def _chunk(self, missing: int, budget: int) -> int:
+        """The least of what a prompt misses, the budget and the cap."""
+        tokens = missing if missing < budget else budget
+        return tokens if tokens < self._cap else self._cap
 
     def _continue_prefills(
         self, chunks: list[tuple[Request, int]], budget: int, preempted: list[Request] | None
@@ -65,7 +69,7 @@ class ChunkedScheduler(SeatedScheduler):
         """Chunks for prompts under way; preempts newest-first when one does not fit, the prompt itself at the last."""
         self._prefilling = [r for r in self._prefilling if r.computed_tokens < r.target_tokens and r.state is RUNNING]
         for request in self._prefilling:
-            tokens = min(budget, request.target_tokens - request.computed_tokens, self._cap)
+            tokens = self._chunk(request.target_tokens - request.computed_tokens, budget)
             while tokens and request.state is RUNNING:
                 if self._kv.reserve(request, tokens) is not None:
                     chunks.append((request, tokens))
@@ -93,7 +97,7 @@ class ChunkedScheduler(SeatedScheduler):
                 continue
             if request.forks and not self._seats_for(request):
                 return
-            tokens = min(budget, request.target_tokens, self._cap)
+            tokens = self._chunk(request.target_tokens, budget)
             grant = kv.reserve(request, tokens)
             if grant is None:
                 return

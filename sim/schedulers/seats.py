@@ -54,6 +54,8 @@ class SeatedScheduler:
         self._waiting: Queue = FcfsQueue() if queue is None else queue
         self._accounts = queue if isinstance(queue, FairShareQueue) else None
         self._running: dict[int, Request] = {}  # in order of admission; sequences that forked when they begin
+        self.num_running = 0
+        """Admitted requests, prefilling or decoding. Kept beside them, because it is read for every plan."""
         self._kept_seats = 0  # for sequences that begin when the prompt of a running request is complete
         self._mover = mover
         self._copies: list[Transfer] = []  # of the plan in the making
@@ -65,11 +67,6 @@ class SeatedScheduler:
     def num_waiting(self) -> int:
         """Requests that are not admitted, preempted ones included."""
         return self._waiting.size
-
-    @property
-    def num_running(self) -> int:
-        """Admitted requests, prefilling or decoding."""
-        return len(self._running)
 
     def running(self) -> list[Request]:
         """Admitted requests in order of admission."""
@@ -101,6 +98,7 @@ class SeatedScheduler:
         """The child is the one admitted last, in a seat that was kept for it."""
         self._kept_seats -= 1
         self._running[child.id] = child
+        self.num_running += 1
         if self._ranks is not None:
             heappush(self._ranks, _rank(child))
         if self._accounts is not None:
@@ -110,6 +108,7 @@ class SeatedScheduler:
         """The request's seat is free, and those that were kept for its forks."""
         self._kept_seats -= request.forks
         del self._running[request.id]
+        self.num_running -= 1
         if self._mover is not None:
             self._mover.gone(request)
         if self._accounts is not None:
@@ -135,6 +134,7 @@ class SeatedScheduler:
         request.state = RUNNING
         self._running[request.id] = request
         self._kept_seats += request.forks
+        self.num_running += 1
         if self._ranks is not None:
             heappush(self._ranks, _rank(request))
         if not grant.cached_tokens:
@@ -216,6 +216,7 @@ class SeatedScheduler:
         """Back to the queue, to be swapped in again, or to be recomputed: prompt and what was emitted."""
         self._kept_seats -= victim.forks
         del self._running[victim.id]
+        self.num_running -= 1
         copy = None
         if victim.joined_step >= 0:
             self._batch.leave(victim, self._batch.steps)

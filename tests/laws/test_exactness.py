@@ -11,16 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import (
+    POLICIES,
     Run,
     Scenario,
     amount,
     examples,
+    of_any_kind,
     play,
     play_naively,
     random_scenario,
     rows_of,
     scenarios,
     with_memory,
+    with_policy,
     with_prefixes,
     with_spans,
 )
@@ -125,6 +128,27 @@ def test_long_scenarios_agree_in_every_mode(batch: int) -> None:
     """The same for longer random scenarios, up to 120 requests and as many follow-ups."""
     for seed in range(batch * SEEDS_PER_TEST, (batch + 1) * SEEDS_PER_TEST):
         compare_all(random_scenario(seed))
+
+
+@pytest.mark.parametrize("which", range(len(POLICIES)), ids=[" ".join(map(str, p)) for p in POLICIES])
+def test_every_policy_queue_order_and_victim_agrees_in_every_mode(which: int) -> None:
+    """Each scheduler with all its options, under any order of the queue, follows its rules to the picosecond."""
+    for seed in range(17000 + which, 17000 + which + len(POLICIES) * amount(12), len(POLICIES)):
+        compare_all(with_policy(random_scenario(seed, most_requests=40), random.Random(seed), which))
+
+
+@given(scenario=scenarios(), seed=st.integers(0, 10**6))
+@examples(80)
+def test_short_scenarios_of_any_kind_agree_in_every_mode(scenario: Scenario, seed: int) -> None:
+    """Any scheduler over any allocator or prefix cache: what one does to the other follows from the rules of both."""
+    compare_all(of_any_kind(scenario, random.Random(seed)))
+
+
+@pytest.mark.parametrize("batch", range(3))
+def test_long_scenarios_of_any_kind_agree_in_every_mode(batch: int) -> None:
+    """The same for longer scenarios."""
+    for seed in range(18000 + batch * SEEDS_PER_TEST, 18000 + (batch + 1) * SEEDS_PER_TEST):
+        compare_all(of_any_kind(random_scenario(seed, most_requests=40), random.Random(seed)))
 
 
 @pytest.mark.parametrize("lead", [0, 1])

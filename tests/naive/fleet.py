@@ -21,6 +21,7 @@ class Replica:
         self.policy = POLICIES[rules.policy](self, **rules.policy_options)
         self.current = self.planned = None  # the step on the GPU and, with lead = 1, the one after it
         self.may_plan = False  # this instant holds an arrival or the end of a step
+        self.ending = False  # a step ends right now
         self.changed = False  # somebody was admitted, preempted, or ended after running since the last plan
         self.known = []  # everybody who ever came
 
@@ -57,7 +58,8 @@ class Replica:
 
     def started(self, s):
         """Tokens computed by steps that have begun."""
-        ahead = [before for other, before, _ in self.planned.chunks if other is s] if self.planned else []
+        waits = self.planned and self.ending  # the next step begins when all that ends here has ended
+        ahead = [before for other, before, _ in self.planned.chunks if other is s] if waits else []
         return ahead[0] if ahead else s.computed
 
     def plan(self):
@@ -124,7 +126,7 @@ class Fleet:
         self.to_come += [job for job in [self.rules.on_finish(s.job.id, now)] if job]
 
     def boundary(self, home, now):
-        step, home.current, home.may_plan = home.current, None, True
+        step, home.current, home.may_plan, home.ending = home.current, None, True, True
         home.boundaries.append(now)
         emitters = sorted((s for s in step.emitters if s.finish < 0), key=lambda s: s.job.id)
         for s in emitters:
@@ -136,6 +138,7 @@ class Fleet:
             if s.served and s.finish < 0 and not home.policy.drains:
                 self.end(s, now, "completed")
         self.drain(home, now)
+        home.ending = False
 
     def drain(self, home, now):
         """Whether a batch has ended together."""

@@ -155,15 +155,17 @@ class Static(Policy):
         if self.replica.running:
             room = self.make_room()
             left = any(s.promised < s.job.output for s in self.decodes)
-            return (self.decodes, []) if room and (left or not self.preempted) else None
+            if self.replica.running:
+                return (self.decodes, []) if room and (left or not self.preempted) else None
         if not self.due():
             return None
-        waiting, count = self.replica.waiting(), 0
-        while count < min(self.seats, len(waiting)) and self.together(waiting[: count + 1]):
+        waiting, count = self.replica.waiting()[: self.seats], 0
+        while self.padding and count < len(waiting) and self.together(waiting[: count + 1]):
             count += 1
         self.pad(waiting[:count])
-        for s in waiting[:count]:
-            self.admit_one(s)
+        for s in waiting[:count] if self.padding else waiting:
+            if not self.admit_one(s):
+                break
         return [], self.chunks
 
     def due(self):
@@ -176,7 +178,7 @@ class Static(Policy):
 
     def together(self, batch):
         """Whether all find blocks, one after the other; everything is as before afterwards."""
-        before = self.memory.save(batch)
+        saved = self.memory.save(batch)
         self.pad(batch)
         fit = True
         for s in batch:
@@ -185,7 +187,7 @@ class Static(Policy):
             if fit:
                 before, s.computed = s.computed, s.target
                 self.memory.fill(s, before)
-        self.memory.restore(before)
+        self.memory.restore(saved)
         for s in batch:
             s.computed, s.target = 0, s.job.prompt + s.promised
         return fit

@@ -178,3 +178,14 @@ def test_where_memory_goes() -> None:
     assert 0 < worst["mean_stranded_share"] < 500 / (5 * 4096 + 500)
     assert best["filled_share_of_used"] > 0.95
     assert best["mean_stranded_share"] == 0
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_padded_batches_do_not_share_prefixes(kind: str) -> None:
+    """Padding moves prompts, so a prefix cache beside it is refused, and off where nobody asked for it."""
+    wanted = {"engine.kv_cache.enable_prefix_caching": True}
+    with pytest.raises(ConfigError, match=f"{kind} pads them"):
+        build(load_scenario(BASE, {"engine.scheduler": kind, **wanted}))
+    packed = {"engine.scheduler": {"kind": kind, "padding": False}, **wanted}
+    assert build(load_scenario(BASE, packed)).engine.kv_cache["enable_prefix_caching"]
+    assert not build(load_scenario(BASE, {"engine.scheduler": kind})).engine.kv_cache["enable_prefix_caching"]

@@ -61,6 +61,29 @@ def test_blocks_stay_within_the_cache(run: RunResult, series: Series) -> None:
     assert series.kv_blocks.max() <= 1000
 
 
+def test_room_that_is_never_filled_counts_while_its_request_is_resident(toy_run: Callable[..., RunResult]) -> None:
+    """One token each, from admission to the end less the time preempted; and never more than what stands empty."""
+    run = toy_run(n=300, rate=12.0, blocks=400)
+    requests = run.requests
+    assert requests["preempted_ps"].max() > 0
+    requests["kv_unused_tokens"][:] = 1
+    series = series_of(run)
+    resident_s = (requests["finish_ps"] - requests["scheduled_ps"] - requests["preempted_ps"]).sum() / 1e12
+    assert series.kv_blocks_unused.sum() * series.grid.width_s * 16 == pytest.approx(resident_s, rel=1e-3)
+    requests["kv_unused_tokens"][:] = 10**6
+    series = series_of(run)
+    assert series.kv_blocks_unused == pytest.approx(series.kv_blocks - series.kv_blocks_filled)
+
+
+def test_a_bounded_cache_stops_filling(run: RunResult) -> None:
+    """Four sequences of at most 110 tokens that store 400: 40 more find room, however many steps the row has."""
+    first = Table({name: column[:1].copy() for name, column in run.steps.columns.items()})
+    first["steps"][:], first["decodes"][:], first["running"][:] = 32, 4, 4
+    first["kv_tokens"][:], first["kv_blocks"][:] = 400, 27
+    tokens, blocks = kv_growth(first, KVLayout(16, bound_tokens=110))
+    assert (tokens.tolist(), blocks.tolist()) == ([40], [2.5])
+
+
 def test_growth_follows_tokens_on_demand_and_nothing_where_room_was_reserved(run: RunResult) -> None:
     """A row of many steps takes blocks as it goes, unless its sequences hold room for them already."""
     first = Table({name: column[[0, 0]] for name, column in run.steps.columns.items()})

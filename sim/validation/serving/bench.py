@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sim.errors import ConfigError
 from sim.validation.serving.case import Case, Ints, Traffic
@@ -32,6 +35,10 @@ _INPUT_SIGMA, _OUTPUT_SIGMA = 1.3, 1.1
 """Spread of the logarithm of ShareGPT's prompt and answer lengths."""
 _LONGEST_PROMPT, _LONGEST_ANSWER = 1024, 1500
 """`vllm bench serve` leaves out longer prompts, and pairs of more than 2048 tokens (vllm/benchmarks/datasets.py)."""
+
+_LEAST_SHARE = 0.5
+_LONG_PROMPT = 8000
+"""From here on a few prompts fill the KV cache: a preempted one finds its own blocks again in the prefix cache."""
 
 # An engine's own spelling of each argument -> key of `engine:`.
 _ARGUMENTS = {
@@ -71,8 +78,20 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     case = Case(
         name, path.stem, labels(server, model), path, scenario, traffic, model.config, one_part(values, len(traffic)),
         remarks=tuple(why for words, why in _APPROXIMATE.items() if re.search(words, command)),
+        doubt=_contradiction(traffic, values),
     )  # fmt: skip
     return _unless_modelled(case, row, command)
+
+
+def _contradiction(traffic: Traffic, values: Mapping[str, float]) -> str:
+    """Clients that always have a request on the way have as many in flight as there are of them (Little 1961)."""
+    if traffic.client != "closed_loop" or not {"req_s", "e2e_mean"} <= values.keys():
+        return ""
+    in_flight = values["req_s"] * values["e2e_mean"] / 1e3
+    most = min(traffic.concurrency, len(traffic) / 2)  # a run that is all ramp and drain has half as many on average
+    if in_flight >= _LEAST_SHARE * most:
+        return ""
+    return "its latencies and rate contradict its concurrency (Little's law)"
 
 
 def _unless_modelled(case: Case, row: Row, command: str) -> Case:
@@ -115,12 +134,13 @@ def _traffic(row: Row) -> Traffic:
     prompt, answer = number(row, "in_tok_mean"), number(row, "out_tok_mean")
     fixed = text(row, "workload").startswith("random") or (answer.is_integer() and answer >= 128)
     lengths = (same(prompt, count), same(answer, count)) if fixed else sharegpt(prompt, answer, count)
+    own = np.arange(count) if prompt >= _LONG_PROMPT else None
     if match := re.search(r"rate (\d+(?:\.\d+)?)\s*$", text(row, "section"), re.IGNORECASE):
         return Traffic(*lengths, "trace", poisson(float(match[1]), count))
     if match := re.search(r"closed loop.*?(\d+)\s*$", arrival):
         return Traffic(*lengths, "closed_loop", concurrency=int(match[1]))
     if arrival.startswith("all at once"):
-        return Traffic(*lengths)
+        return Traffic(*lengths, prompt_id=own)
     if match := re.search(r"(\d+(?:\.\d+)?)", arrival):
         return Traffic(*lengths, "trace", poisson(float(match[1]), count))
     raise ConfigError("unknown arrivals", key="arrival", value=arrival)

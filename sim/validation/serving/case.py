@@ -66,7 +66,8 @@ class Case:
 
     `scenario` is what `roofserve run` would read, less its workload. `overloaded` is what was measured: True when the
     queue grew without end, None where the traffic cannot say. `remarks` name what is only approximately so; `problem`
-    says why there is no prediction; `suspect` rows are bad measurements by their publisher's own account.
+    says why there is no prediction; `doubt` why its figures contradict themselves, though it is predicted; `suspect`
+    rows are bad measurements by their publisher's own account.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Case:
     """The server admits a request only if its final length fits (TensorRT-LLM's GUARANTEED_NO_EVICT)."""
     overloaded: bool | None = None
     remarks: tuple[str, ...] = ()
+    doubt: str = ""
     problem: str = ""
     suspect: bool = False
 

@@ -13,6 +13,8 @@ from sim.validation.serving.table import Row, Server, frame, labels, measured, n
 COLUMNS = ("quantisation", "total_tok_s", "ttft_mean_ms", "tpot_mean_ms")
 _METRICS = {"total_tok_s": "total_tok_s", "ttft_mean_ms": "ttft_mean", "tpot_mean_ms": "tpot_mean"}
 _REQUESTS = 1000
+_SEATS = 1024
+"""TPOT times the mean answer is as long as the whole run: every request was in the batch from the start."""
 _INPUT_MEAN, _OUTPUT_MEAN = 217.0, 200.0
 """Of 1,000 prompts sampled from ShareGPT by `vllm bench serve`; this table does not state them."""
 
@@ -21,6 +23,7 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     """A quantisation method. Raises ConfigError for one that is not understood."""
     server = Server(text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"))
     scenario, model = frame(server, 0, path)
+    scenario["engine"] |= {"max_num_seqs": _SEATS, "max_num_batched_tokens": max(_SEATS, 2048)}
     scheme = _scheme(text(row, "quantisation"))
     if scheme is not None:
         scenario["engine"]["quantization"] = scheme

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,9 @@ from sim.errors import ConfigError
 from sim.validation.serving import bench, closed_loop, offline, online, open_loop, quantisation
 from sim.validation.serving.case import Case
 from sim.validation.serving.table import Row, each, text
+
+_ENOUGH_FIGURES = 6
+"""So many that agree by chance never do."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,25 @@ def read_table(path: Path) -> list[Case]:
         return open_loop.read_csv_rows(rows, path)
     for form in FORMATS:
         if set(form.columns) <= columns:
-            return each(rows, path.stem, path, partial(_read, form, path))
+            return _without_copies(each(rows, path.stem, path, partial(_read, form, path)))
     kinds = ["open loop (serving_runs)", *(form.name for form in FORMATS)]
     raise ConfigError("its columns are none of the known tables of serving runs", file=path, choices=kinds)
+
+
+def _without_copies(cases: Sequence[Case]) -> list[Case]:
+    """Figures that agree to the last digit on different GPUs were measured on one of them, and no one says on which."""
+    gpus: dict[tuple[float, ...], set[str]] = {}
+    for case in cases:
+        gpus.setdefault(_figures(case), set()).add(case.labels.get("gpu", ""))
+    copied = {figures for figures, found in gpus.items() if len(found) > 1 and len(figures) >= _ENOUGH_FIGURES}
+    return [
+        replace(case, doubt="the same figures stand under another GPU") if _figures(case) in copied else case
+        for case in cases
+    ]
+
+
+def _figures(case: Case) -> tuple[float, ...]:
+    return tuple(value for part in case.parts for value in part.measured.values())
 
 
 def _read(form: Format, path: Path, name: str, row: Row) -> Case:

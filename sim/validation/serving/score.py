@@ -46,7 +46,7 @@ class Scored:
         return {
             "id": self.case.id, "table": self.case.table, "stage": self.stage, "metric": self.metric,
             "predicted": self.predicted, "actual": self.actual, "ape": self.ape, "regime": self.regime,
-            "actual_regime": self.actual_regime,
+            "actual_regime": self.actual_regime, "doubt": self.case.doubt,
             **{key: self.case.labels.get(key, "") for key in ("gpu", "model", "class", "engine")},
         }  # fmt: skip
 
@@ -95,8 +95,11 @@ def summarise(scored: Sequence[Scored], by: str) -> list[Line]:
 
 
 def comparable(line: Scored) -> bool:
-    """Whether the figure describes a steady state: those of an overloaded run measure the client's patience."""
-    return line.actual_regime != "overloaded"
+    """Whether the figures say something about a server.
+
+    Those of an overloaded run measure the client's patience, and some contradict themselves.
+    """
+    return line.actual_regime != "overloaded" and not line.case.doubt
 
 
 def failed(pairs: Iterable[tuple[Case, Predicted]], suspect: bool) -> dict[str, dict[str, list[str]]]:
@@ -105,6 +108,15 @@ def failed(pairs: Iterable[tuple[Case, Predicted]], suspect: bool) -> dict[str, 
     for case, predicted in pairs:
         if predicted.problem and case.suspect is suspect:
             found.setdefault(case.table, {}).setdefault(predicted.problem, []).append(case.id)
+    return found
+
+
+def doubted(pairs: Iterable[tuple[Case, Predicted]]) -> dict[str, dict[str, list[str]]]:
+    """Table -> reason -> ids of the rows that are predicted, but whose figures contradict themselves."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for case, predicted in pairs:
+        if case.doubt and not predicted.problem:
+            found.setdefault(case.table, {}).setdefault(case.doubt, []).append(case.id)
     return found
 
 

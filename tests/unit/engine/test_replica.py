@@ -126,6 +126,24 @@ def test_a_request_that_ends_when_its_client_gives_up_is_complete() -> None:
     assert serve((0, 5, 2), timeout_ps=214).requests["state"].tolist() == [State.ABORTED]
 
 
+def test_a_client_gives_up_while_its_token_is_in_flight() -> None:
+    """Preempted ahead of the clock, a request still receives the token of the step in flight, and ends with it."""
+    # 3 blocks of 2. [0, 104] P2 P2, the only token of 1. Planned at 0: room for one more token of 0, so 0 goes.
+    run = serve((0, 2, 3), (0, 2, 1), lead=1, block_size=2, num_blocks=3, timeout_ps=50)
+    rows = {row["request_id"]: row for row in rows_of(run.requests)}
+    assert [rows[i]["finish_ps"] for i in (0, 1)] == [104, 104]
+    assert [rows[i]["output_tokens"] for i in (0, 1)] == [1, 1]
+    assert rows[0]["preemptions"] == 1
+
+
+def test_a_client_gives_up_in_a_bubble() -> None:
+    """When nothing is planned behind the step in flight, who runs in it stays until it ends."""
+    # 2 blocks of 2. [0, 104] P2 P2, both their only token: nothing can be planned at 0, and nobody may be preempted.
+    run = serve((0, 2, 1), (0, 2, 1), lead=1, block_size=2, num_blocks=2, timeout_ps=50)
+    for row in rows_of(run.requests):
+        assert (row["state"], row["finish_ps"], row["output_tokens"]) == (State.ABORTED, 104, 1)
+
+
 def test_used_blocks_in_the_middle_of_a_leap() -> None:
     """Blocks grow with the steps that have ended, the one that ends now included; looking commits nothing."""
     # [0, 104] P4: one block of 4. Decodes of 110: the fifth token opens a block with the step from 104.

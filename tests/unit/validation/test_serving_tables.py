@@ -208,3 +208,34 @@ def test_a_quantised_checkpoint_keeps_its_own_format() -> None:
     assert quantization("bf16", load_model(LLAMA)) is None
     with pytest.raises(ConfigError, match="unknown number format"):
         quantization("base3", load_model(LLAMA))
+
+
+BENCH = (
+    "id,gpu,tp,dp,pp,speculative,model,engine,engine_version,serve_cmd,variant,section,workload,n_requests,in_tok_mean,"
+    "out_tok_mean,arrival,req_s,out_tok_s,total_tok_s,ttft_mean,tpot_mean,itl_mean\n"
+)
+
+
+def bench_row(name: str, **changes: object) -> str:
+    """A row of bench_serve_runs.csv: eight clients, each of which gets an answer in 2.1 seconds."""
+    cells: dict[str, object] = {
+        "id": name, "gpu": "H100", "tp": 1, "dp": 1, "pp": 1, "speculative": "", "model": LLAMA, "engine": "vLLM",
+        "engine_version": "0.11.0", "serve_cmd": "vllm serve", "variant": "", "section": "", "workload": "sharegpt",
+        "n_requests": 100, "in_tok_mean": 220, "out_tok_mean": 201.5, "arrival": "closed loop, max concurrency 8",
+        "req_s": 3.8, "out_tok_s": 760.0, "total_tok_s": 1600.0, "ttft_mean": 60.0, "tpot_mean": 10.2, "itl_mean": 10.2,
+    }  # fmt: skip
+    return ",".join(f'"{value}"' for value in (cells | changes).values()) + "\n"
+
+
+def test_figures_that_contradict_themselves_are_doubted(tmp_path: Path) -> None:
+    """Eight clients at a third of the rate that their latencies imply; and one measurement under two GPUs."""
+    rows = (
+        bench_row("good"), bench_row("slow", req_s=1.2), bench_row("one", req_s=3.9),
+        bench_row("two", req_s=3.9, gpu="A100"),
+        bench_row("draft", speculative="yes"),
+    )  # fmt: skip
+    cases = {case.id: case for case in read(tmp_path, "bench.csv", BENCH + "".join(rows))}
+    assert not cases["good"].doubt
+    assert "Little" in cases["slow"].doubt
+    assert cases["one"].doubt == cases["two"].doubt == "the same figures stand under another GPU"
+    assert cases["draft"].suspect
