@@ -105,7 +105,7 @@ def resolve_engine(
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
         max_model_len=max_model_len,
         gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache=resolve_kv_cache(loaded, preset) | _offload(loaded, gpu, scheduler.kind),
+        kv_cache=resolve_kv_cache(loaded, preset) | _tiers(loaded, gpu) | _offload(loaded, gpu, scheduler.kind),
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
         num_gpu_blocks_override=given.num_gpu_blocks_override,
@@ -128,6 +128,22 @@ def resolve_engine(
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
+
+
+def _tiers(loaded: LoadedScenario, gpu: Gpu) -> dict[str, Any]:
+    """Memory below the prefix cache, with the bandwidths that are left out."""
+    kv = loaded.scenario.engine.kv_cache
+    if not kv.tiers:
+        return {}
+    gpus = loaded.scenario.engine.tensor_parallel_size * loaded.scenario.engine.pipeline_parallel_size
+    tiers = []
+    for i, tier in enumerate(kv.tiers):
+        read = tier.bandwidth or (round(PCIE_SHARE * gpu.pcie_bytes_per_s) * gpus if i == 0 else None)
+        if read is None:
+            raise loaded.document.error(("engine", "kv_cache", "tiers", i, "bandwidth"), "is required but missing: "
+                                        "only the first tier is reached over the GPUs' own links")  # fmt: skip
+        tiers.append({**tier.model_dump(), "bandwidth": read, "write_bandwidth": tier.write_bandwidth or read})
+    return {"tiers": tiers, "load_policy": kv.load_policy, "prefetch": kv.prefetch}
 
 
 def _offload(loaded: LoadedScenario, gpu: Gpu, scheduler: str) -> dict[str, Any]:

@@ -297,9 +297,11 @@ def _prefix_cache(result: RunResult, completed: Table) -> dict[str, Any]:
     """Shares of the prompts' tokens, and of their full blocks, that were found at the first admission."""
     block = int(result.facts.get("block_size") or 1)
     prompts, cached = completed["prompt_tokens"], completed["cached_tokens"]
+    tiers: list[dict[str, Any]] = result.facts.get("tiers") or []
     return {
         "token_hit_ratio": _per(int(cached.sum()), int(prompts.sum())),
         "block_hit_ratio": _per(int((cached // block).sum()), int((prompts // block).sum())),
+        "tiers": [{**tier, "share_of_prompts": _per(tier["loaded_tokens"], int(prompts.sum()))} for tier in tiers],
     }
 
 

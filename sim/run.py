@@ -14,6 +14,7 @@ from sim.build import Setup, build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
 from sim.kv.host_pool import swap_totals
+from sim.kv.tiered import tier_totals
 from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
@@ -77,6 +78,9 @@ def run_setup(
     if pools:
         stalled_ps = sum(replica.stalled_ps for replica in cluster.replicas)
         result.manifest["facts"]["swap"] = {**swap_totals(pools), "stalled_s": to_s(stalled_ps)}
+    caches = [part.tiers.kv for part in parts if part.tiers is not None]
+    if caches:
+        result.manifest["facts"]["tiers"] = tier_totals(caches, setup.engine.kv_cache["tiers"])
     audit(result, cluster.submitted)
     return result
 

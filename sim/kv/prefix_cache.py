@@ -62,8 +62,10 @@ class PrefixCachedKV(PagedKV):
         """Exact when it denies. A prefix may need room of its own, which is only looked at where it could help."""
         if super().can_reserve(request, tokens):
             return True
-        if not request.traits.prefix_hashes:
-            return False
+        return bool(request.traits.prefix_hashes) and self._fits_behind_cached(request, tokens)
+
+    def _fits_behind_cached(self, request: Request, tokens: int) -> bool:
+        """Whether there is room for the first chunk of a prompt, behind what is found of it. Exact."""
         self._take_owed()
         prompt = self._prompt(request)
         _, found, held = prompt.find(self._limit(request, prompt))
@@ -77,7 +79,10 @@ class PrefixCachedKV(PagedKV):
         if not request.traits.prefix_hashes:
             return super().reserve(request, tokens)
         if not request.reserved_tokens:
-            return self._admit(request, tokens)
+            grant = self._admit(request, tokens)
+            if grant is not None:
+                self._publish(request, self._prompts[request])
+            return grant
         grant = super().reserve(request, tokens)
         if grant is not None:
             self._take_owed()
@@ -147,7 +152,6 @@ class PrefixCachedKV(PagedKV):
         if path:
             self._hold(prompt, path, found)
         self._free.take(self._free.blocks - self.free_blocks)
-        self._publish(request, prompt)
         return Grant(cached) if cached else GRANTED
 
     def _let_go(self, prompt: Prompt, freed: int) -> None:
