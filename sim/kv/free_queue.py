@@ -40,6 +40,11 @@ class FreeQueue(Protocol):
         """Blocks for a new use; what they held is forgotten."""
         ...
 
+    @property
+    def empty(self) -> int:
+        """Blocks without content at the front."""
+        ...
+
     def joins(self, upper_hits: int, lower_hits: int) -> bool:
         """Whether two runs in a row, held by the same requests, may as well be one."""
         ...
@@ -102,6 +107,12 @@ class RecencyQueue:
                 run.forget()
             elif run is self._last:
                 self._last = None
+
+    @property
+    def empty(self) -> int:
+        """Those at the front."""
+        first = next(iter(self._runs), None)
+        return first.blocks if first is not None and first.parent is None else 0
 
     def joins(self, upper_hits: int, lower_hits: int) -> bool:
         """Always: how often a block was used does not matter."""
@@ -166,6 +177,11 @@ class RankedQueue:
             self._unknown += size
             del bucket[run]
             run.forget()
+
+    @property
+    def empty(self) -> int:
+        """Blocks without content."""
+        return self._unknown
 
     def joins(self, upper_hits: int, lower_hits: int) -> bool:
         """If they have the same rank, and not if runs are taken as a whole: then it matters where one ends."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sim.kv.base import Grant
+from sim.kv.paged import Share
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.prefix_tree import Prompt
 from sim.kv.radix_cache import RadixCachedKV
@@ -50,8 +51,9 @@ class TieredKV(PrefixCachedKV):
         worth: Worth,
         prefetch: bool = True,
         eviction: str = "lru",
+        watermark: Share = 0.0,
     ) -> None:
-        super().__init__(total_blocks, block_tokens, fixed_blocks, eviction=eviction)
+        super().__init__(total_blocks, block_tokens, fixed_blocks, eviction=eviction, watermark=watermark)
         self.store, self.prefetch, self._worth = store, prefetch, worth
         self.loads: list[Load] = []
         self.writes: list[Write] = []
