@@ -192,7 +192,7 @@ class Setup:
         if offload is not None:
             options["mover"] = Mover(
                 kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
-                fixed_blocks=self.fixed_blocks, overlap=offload["overlap"],
+                fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens, overlap=offload["overlap"],
             )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,

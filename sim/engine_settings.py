@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from sim.documents import KeyPath, validate
 from sim.kv_settings import resolve_kv_cache
-from sim.presets import EnginePreset, load_preset
-from sim.scenario import LoadedScenario, Policy
+from sim.presets import EnginePreset, Policy, load_preset
+from sim.scenario import LoadedScenario
 from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.layout import Layout
@@ -84,7 +84,7 @@ def resolve_engine(
     with loaded.document.blamed(("engine", "preset")):
         preset = load_preset(given.preset)
     seqs, budget = preset.limits(gpu)
-    scheduler = given.scheduler or Policy(kind=preset.scheduler)
+    scheduler = given.scheduler or preset.scheduler
     order, predictor = given.scheduling_policy, given.length_predictor
     if predictor is None and order.kind == "shortest_predicted":
         predictor = Policy(kind="oracle")

@@ -18,10 +18,11 @@ from one position, so equal beginnings are not at equal places."""
 def resolve_kv_cache(loaded: LoadedScenario, preset: EnginePreset) -> dict[str, Any]:
     """`engine.kv_cache` with every default filled in. Raises ConfigError for settings that exclude each other."""
     given = loaded.scenario.engine.kv_cache
-    kind, options = given.allocator.kind, given.allocator.options
+    allocator = given.allocator or preset.allocator
+    kind, options = allocator.kind, allocator.options
     if kind == "paged" and preset.watermark:
         options = {"watermark": preset.watermark, **options}
-    obstacle = _prefix_obstacle(loaded)
+    obstacle = _prefix_obstacle(loaded, preset)
     if obstacle and given.enable_prefix_caching:
         raise loaded.document.error((*_AT, "enable_prefix_caching"), obstacle, value=True)
     wanted = preset.enable_prefix_caching if given.enable_prefix_caching is None else given.enable_prefix_caching
@@ -62,17 +63,18 @@ def _is_contiguous(kind: str, options: dict[str, Any]) -> bool:
     return kind == "max-length" and options.get("placement") != "paged"
 
 
-def _prefix_obstacle(loaded: LoadedScenario) -> str:
+def _prefix_obstacle(loaded: LoadedScenario, preset: EnginePreset) -> str:
     """Why prompts cannot share what they have in common; empty when they can."""
     given = loaded.scenario.engine.kv_cache
-    kind = given.allocator.kind
-    if _is_contiguous(kind, given.allocator.options):
+    allocator = given.allocator or preset.allocator
+    kind = allocator.kind
+    if _is_contiguous(kind, allocator.options):
         return "needs blocks that sequences can share, and contiguous memory has none; use the paged allocator"
     if kind != "paged":
         return f"shares blocks of the paged allocator only; {kind} reserves them for one request each"
     if given.sliding_window is not None:
         return "needs blocks whose content stays; sliding_window writes over them"
-    scheduler = loaded.scenario.engine.scheduler
-    if scheduler is not None and scheduler.kind in PADDED and scheduler.options.get("padding", True):
+    scheduler = loaded.scenario.engine.scheduler or preset.scheduler
+    if scheduler.kind in PADDED and scheduler.options.get("padding", True):
         return f"needs prompts that begin at their first token; {scheduler.kind} pads them, unless padding is false"
     return ""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.fairness import fairness
 from sim.regime import judge
 from sim.request import Reason, State
 from sim.results import Column, RunResult, Table
@@ -134,6 +135,7 @@ def summarise(
         summary |= _statistics(name, sample)
     summary["num_preemptions"] = int(requests["preemptions"].sum())
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
+    summary |= fairness(requests, result.facts)
     summary |= _slo(result, completed, summary, samples)
     summary["prefix_cache"] = _prefix_cache(result, completed)
     summary |= _steps(result, summary["duration"])
@@ -359,9 +361,9 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "mean_internal_fragmentation_share": _per(unused, blocks),
         "mean_stranded_share": _per(stranded, blocks),
         "mean_free_share": 1.0 - _per(used + stranded, blocks),
-        "filled_share_of_used": _per(filled, used),
-        "reserved_share_of_used": _per(reserved, used),
-        "internal_fragmentation_share_of_used": _per(unused, used),
+        "mean_filled_share_of_used": _per(filled, used),
+        "mean_reserved_share_of_used": _per(reserved, used),
+        "mean_internal_fragmentation_share_of_used": _per(unused, used),
         "shared_fraction": _per(shared, used + shared),
     }
 

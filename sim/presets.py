@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from sim.catalog import find
 from sim.documents import load_yaml, validate
@@ -22,6 +31,32 @@ Seconds = Annotated[
     WithJsonSchema({"type": ["string", "number"], "description": "a time such as '264 us'; a bare number is seconds"}),
 ]
 """A length of time as people write it, in seconds."""
+
+
+class Policy(BaseModel):
+    """A policy and its options: `chunked`, or `{kind: chunked, ...}`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str = Field(description="name of the policy")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, raw: Any) -> Any:
+        return {"kind": raw} if isinstance(raw, str) else raw
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything beside the name."""
+        return dict(self.model_extra or {})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name and options as they may be written."""
+        return {"kind": self.kind, **self.options}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
 
 
 class HostDefaults(BaseModel):
@@ -69,7 +104,8 @@ class EnginePreset(BaseModel):
     model_config = _FROZEN
 
     description: str
-    scheduler: str
+    scheduler: Policy
+    allocator: Policy = Policy(kind="paged")
     max_num_seqs: int = Field(gt=0)
     max_num_batched_tokens: int = Field(gt=0)
     on_large_gpus: LargeGpuDefaults | None = None

@@ -42,6 +42,8 @@ class Traits:
     """What only some workloads know about a request. Policies may read all of it; nothing here reveals the output."""
 
     tenant: str = ""
+    tenant_number: int = 0
+    """Its place among the tenants of the workload."""
     priority: int = 0
     """Lower values first, as in vLLM."""
     session: str = ""

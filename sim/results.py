@@ -47,6 +47,7 @@ REQUEST_COLUMNS: Mapping[str, str] = {
     "preemptions": "i",
     "preempted_ps": "q",  # total time between being preempted and being admitted again; the longest of all sequences
     "kv_unused_tokens": "i",  # room it held in the KV cache when it ended and had never filled
+    "tenant": "h",  # its number among those of the workload
     "sibling_tokens": "i",  # of output_tokens, those that are not of the request's longest sequence
 }
 STEP_COLUMNS: Mapping[str, str] = {

@@ -16,18 +16,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetJsonSchemaHandler,
     WithJsonSchema,
     field_validator,
-    model_validator,
 )
-from pydantic_core import CoreSchema
 
 from sim.catalog import find
 from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
-from sim.presets import Seconds
+from sim.presets import Policy, Seconds
 from sim.slo import check_objective
 from sim.units import BYTES, BYTES_PER_S, quantity
 
@@ -52,32 +49,6 @@ ByteCount = Annotated[
 """Bytes, or bytes per second, as people write them."""
 Objective = Annotated[str, AfterValidator(check_objective)]
 LimitValue = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Policy(BaseModel):
-    """A policy and its options: `chunked`, or `{kind: chunked, ...}`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    kind: str = Field(description="name of the policy")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, raw: Any) -> Any:
-        return {"kind": raw} if isinstance(raw, str) else raw
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything beside the name."""
-        return dict(self.model_extra or {})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Name and options as they may be written."""
-        return {"kind": self.kind, **self.options}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(core)]}
 
 
 class OffloadSpec(BaseModel):
@@ -129,8 +100,8 @@ class KVCacheSpec(BaseModel):
 
     model_config = _STRICT
 
-    allocator: Policy = Field(
-        default=Policy(kind="paged"), description="policy that hands out KV memory: paged, max-length or predicted"
+    allocator: Policy | None = Field(
+        default=None, description="policy that hands out KV memory: paged, max-length or predicted"
     )
     block_size: int | None = Field(default=None, gt=0, le=4096, description="tokens per KV block (vLLM --block-size)")
     enable_prefix_caching: bool | None = Field(

@@ -24,7 +24,7 @@ LEVELS = (
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),
-    ("token_times", "slo", "audit", "breakdown"),
+    ("token_times", "slo", "audit", "breakdown", "fairness"),
     ("series",),
     ("regime",),
     ("metrics",),

@@ -27,15 +27,13 @@ class StepTimes:
         """When `steps` steps have ended (0 gives 0)."""
         if steps == self.steps:
             return self.total_ps
-        first, start, a, b, _ = self.pieces[-1]
-        if steps >= first:
-            n = steps - first
-            return start + n * a + b * (n * (n - 1) >> 1)
-        for first, start, a, b, k in self.pieces:
-            if steps <= first + k:
-                n = steps - first
-                return start + n * a + b * (n * (n - 1) >> 1)
-        raise ValueError(f"the run has {self.steps} steps, not {steps}")
+        if steps > self.steps:
+            raise ValueError(f"the run has {self.steps} steps, not {steps}")
+        for first, start, a, b, _ in reversed(self.pieces):
+            if steps >= first:
+                break
+        n = steps - first
+        return start + n * a + b * (n * (n - 1) >> 1)
 
     def first_boundary(self, elapsed_ps: int) -> tuple[int, int]:
         """The first boundary at or after `elapsed_ps` (0 < elapsed <= total): (steps ended by then, its time)."""

@@ -136,10 +136,21 @@ class Cluster:
         """A client sends a request now."""
         if self._front_end is None:
             self.submit(request)
+            return
+        now: int = self.env.now  # type: ignore[assignment]
+        delay, patience = self._front_end.delay_ps(request, now), self._timeout_ps
+        if patience is not None and patience <= delay:
+            Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._lose(request))
         else:
-            now: int = self.env.now  # type: ignore[assignment]
-            delay = self._front_end.delay_ps(request, now)
             Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
+
+    def _lose(self, request: Request) -> None:
+        """A client gives up before its request has reached a replica."""
+        self.submitted += 1
+        request.state = State.ABORTED
+        now: int = self.env.now  # type: ignore[assignment]
+        add_request(self.recorder.requests, request, -1, Reason.CLIENT_TIMEOUT, now)
+        self._ended(request, now)
 
     def _close_homeless(self) -> None:
         """Ctrl-C came between two replicas."""

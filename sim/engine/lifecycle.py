@@ -292,5 +292,5 @@ def add_request(rows: Rows, request: Request, replica: int, reason: Reason, now:
     rows.add(rows.pack(
         request.id, replica, request.state, reason, request.arrival_ps, request.scheduled_ps, request.first_token_ps,
         now, request.prompt_tokens, request.emitted_tokens, request.cached_tokens, request.preemptions,
-        request.preempted_ps, request.unused_tokens, request.sibling_tokens,
+        request.preempted_ps, request.unused_tokens, request.traits.tenant_number, request.sibling_tokens,
     ))  # fmt: skip

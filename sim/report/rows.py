@@ -38,7 +38,7 @@ KV_USES: Mapping[str, str] = {
     "reserved": "reserved for tokens to come",
     "internal_fragmentation": "never filled",
 }
-"""Key of a summary's `kv`, less `_share_of_used` -> what people call it."""
+"""Key of a summary's `kv`, less `mean_` and `_share_of_used` -> what people call it."""
 WHOLE_RUN = "whole run, not a steady state"
 TRUST: Mapping[str, str] = {
     "validated": "checked against measurements of a real server",
@@ -131,7 +131,7 @@ def latencies(summary: Mapping[str, Any], metrics: Mapping[str, str]) -> list[tu
 
 def batching(summary: Mapping[str, Any]) -> list[Row]:
     """How the replicas worked: batches, busy time, KV cache, preemptions."""
-    kv = summary["kv"]
+    kv, cache = summary["kv"], summary["prefix_cache"]
     return [
         ("Steps", number(summary["num_steps"], 0)),
         ("Mean batch size (sequences)", number(summary["mean_batch_size"])),
@@ -141,9 +141,31 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
         ("KV blocks refused to the queue's head, mean", share(kv["mean_stranded_share"])),
         *([("KV saved by sharing, mean", share(kv["shared_fraction"]))] if kv["shared_fraction"] else []),
-        *((f"  of the blocks in use, {what}", share(kv[f"{key}_share_of_used"])) for key, what in KV_USES.items()),
-        ("Prompt tokens from the prefix cache", share(summary["prefix_cache"]["token_hit_ratio"])),
+        *((f"  of the blocks in use, {what}", share(kv[f"mean_{key}_share_of_used"])) for key, what in KV_USES.items()),
+        ("Prompt tokens from the prefix cache", share(cache["token_hit_ratio"])),
+        *(
+            (f"  loaded from {tier['name']}", share(tier["share_of_prompts"]))
+            for tier in summary["prefix_cache"]["tiers"]
+        ),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
+        ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
+    ]
+
+
+TENANT_HEADINGS = ("Tenant", "Priority", "Completed", "Output tokens", "TTFT mean", "TTFT p99", "Longest wait")
+
+
+def tenants(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What each tenant received, times in milliseconds; nothing where there is only one."""
+    return [
+        (
+            line["tenant"],
+            str(line["priority"]),
+            f"{line['completed']:,} of {line['requests']:,}",
+            number(line["output_tokens"], 0),
+            *(milliseconds(line[key]) for key in ("mean_ttft_ms", "p99_ttft_ms", "longest_wait_ms")),
+        )
+        for line in summary["tenants"]
     ]
 
 

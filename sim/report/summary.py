@@ -28,6 +28,8 @@ def render_summary(summary: Mapping[str, Any], result: RunResult, console: Conso
     console.print(_verdict(summary))
     console.print(_totals(summary, result))
     console.print(_latencies(summary))
+    if summary["tenants"]:
+        console.print(_tenants(summary))
     if summary["slo"]:
         console.print(_objectives(summary))
     if summary.get("intervals"):
@@ -77,6 +79,16 @@ def _latencies(summary: Mapping[str, Any]) -> Table:
         for title, cells in rows.latencies(summary, metrics):
             table.add_row(title, *cells)
         table.add_section()
+    return table
+
+
+def _tenants(summary: Mapping[str, Any]) -> Table:
+    title = f"Tenants (ms), Jain's index of their service {rows.number(summary['jain_fairness_index'], 3)}"
+    table = Table(title=title, title_style="bold")
+    for heading in rows.TENANT_HEADINGS:
+        table.add_column(heading, justify="left" if heading == "Tenant" else "right")
+    for row in rows.tenants(summary):
+        table.add_row(*row)
     return table
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Annotated, Unpack
+
+from pydantic import Field
 
 from sim.batch import DecodeBatch
 from sim.kv.base import KVAllocator
 from sim.request import RUNNING, Request
 from sim.schedulers.seats import SeatedScheduler, Seats
-from sim.step import DECODE, IDLE, Idle, StepPlan
+from sim.step import DECODE, IDLE, NO_LIMIT, Idle, StepPlan
 
 
 class ChunkedScheduler(SeatedScheduler):
     """Running decodes first, then prefill chunks in order of admission, then new requests, until the budget is spent.
 
     A step that had to preempt admits nobody. `long_prefill_token_threshold` caps the chunk of one prompt, so that
-    several can share a step (0: no cap).
+    several can share a step (0: no cap). With `max_num_partial_prefills`, nobody is admitted while so many prompts are
+    left incomplete (0: no limit, as in vLLM V1, which ignores its key of this name; in V0 it also divided the budget,
+    and long prompts let shorter ones pass, neither of which is modelled).
     """
 
     def __init__(
@@ -24,10 +28,12 @@ class ChunkedScheduler(SeatedScheduler):
         batch: DecodeBatch,
         *,
         long_prefill_token_threshold: int = 0,
+        max_num_partial_prefills: Annotated[int, Field(ge=0)] = 0,
         **seats: Unpack[Seats],
     ) -> None:
         super().__init__(kv, batch, **seats)
         self._cap = long_prefill_token_threshold or self._max_num_batched_tokens
+        self._most_partial = max_num_partial_prefills or NO_LIMIT
         self._prefilling: list[Request] = []  # admitted, prompt not yet computed; in order of admission
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
@@ -88,7 +94,10 @@ class ChunkedScheduler(SeatedScheduler):
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> None:
         kv, waiting, running, prefilling = self._kv, self._waiting, self._running, self._prefilling
+        partial = self._incomplete(chunks) if self._most_partial < NO_LIMIT else 0
         while waiting.size and budget > 0 and len(running) + self._kept_seats < self._max_num_seqs:
+            if partial >= self._most_partial:
+                return
             request = waiting.head()
             if request.computed_tokens:
                 if not self._restore(request):
@@ -104,5 +113,12 @@ class ChunkedScheduler(SeatedScheduler):
             tokens = self._seat(request, tokens, grant)
             if request.computed_tokens + tokens < request.target_tokens:
                 prefilling.append(request)
+                partial += 1
             chunks.append((request, tokens))
             budget -= tokens
+
+    def _incomplete(self, chunks: list[tuple[Request, int]]) -> int:
+        """Prompts under way that these chunks do not complete."""
+        planned = {request.id: tokens for request, tokens in chunks}
+        left = (r.target_tokens - r.computed_tokens - planned.get(r.id, 0) for r in self._prefilling)
+        return sum(tokens > 0 for tokens in left)

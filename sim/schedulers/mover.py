@@ -5,14 +5,15 @@ from __future__ import annotations
 from sim.kv.base import KVAllocator
 from sim.kv.host_pool import HostPool
 from sim.request import Request
-from sim.step import HANDOFF, IN, OUT, Transfer
+from sim.step import HANDOFF, IN, NO_LIMIT, OUT, Transfer
 from sim.units import ceil_div
 
 
 class Mover:
     """What a scheduler asks when it preempts, and when it admits somebody whose keys and values are elsewhere.
 
-    Whole blocks are copied, `block_bytes` each over all GPUs of the replica, and `fixed_blocks` of every request.
+    Whole blocks are copied, `block_bytes` each over all GPUs of the replica, and `fixed_blocks` of every request; of a
+    cache that keeps a window of every sequence, at most `bound_tokens`.
     Preempted requests go to the `host`, if there is one. With `overlap`, steps go on while copies are under way: a
     victim keeps its blocks until its copy has ended. Without, the step that follows waits for the copies, and the
     blocks are free at once. A prompt that another replica has computed always arrives while steps go on.
@@ -25,10 +26,12 @@ class Mover:
         *,
         block_bytes: int,
         fixed_blocks: int = 0,
+        bound_tokens: int | None = None,
         overlap: bool = False,
     ) -> None:
         self._kv, self._host, self._overlap = kv, host, overlap
         self._block_bytes, self._fixed = block_bytes, fixed_blocks
+        self._bound = NO_LIMIT if bound_tokens is None else bound_tokens
 
     def out(self, victim: Request) -> Transfer | None:
         """A decoding request, whose counts are current, leaves its blocks; None: there is no room, nothing changed."""
@@ -63,4 +66,5 @@ class Mover:
             self._host.drop(request)
 
     def _bytes(self, request: Request) -> int:
-        return (ceil_div(request.computed_tokens, self._kv.block_tokens) + self._fixed) * self._block_bytes
+        tokens = min(request.computed_tokens, self._bound)
+        return (ceil_div(tokens, self._kv.block_tokens) + self._fixed) * self._block_bytes

@@ -18,6 +18,7 @@ from sim.workloads.several import SeveralSequences
 from sim.workloads.sizes import RequestRows, Sizes
 from sim.workloads.spec import WorkloadSpec
 from sim.workloads.synthetic import OpenLoop
+from sim.workloads.tenants import SharedByTenants
 from sim.workloads.trace_table import Trace, fit_context, head, scale, window
 from sim.workloads.traces import read_trace
 
@@ -44,6 +45,8 @@ def build_workload(
     relative paths. Raises ConfigError for what is wrong in the spec or in a row of its trace.
     """
     workload = _single(spec, seed, max_model_len, beside)
+    if spec.tenants:
+        workload = SharedByTenants(workload, spec.tenants, seed=seed)
     if spec.sequences == 1:
         return workload
     beams, width = None, spec.beam_width

@@ -13,6 +13,7 @@ from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poiss
 from sim.workloads.lengths import Lengths, TokenCount
 from sim.workloads.sessions import SessionLaw
 from sim.workloads.sizes import SharedPrefix
+from sim.workloads.tenants import Tenant
 
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
 TooLong = Literal["refuse", "drop", "clip", "fail"]
@@ -70,6 +71,9 @@ class WorkloadSpec(BaseModel):
         allow_inf_nan=False,
         description="chance that a beam is dropped after a token, and another one continued twice. Default: "
         "(1 - 1/w)^w for w beams, as if each descended from any of them",
+    )
+    tenants: list[Tenant] = Field(
+        default=[], description="who the requests belong to, drawn by share: for fair_share, priority and results"
     )
     client_timeout_s: float | None = Field(
         default=None,

@@ -106,7 +106,7 @@ class ToyReplica:
     def _end(self, r: dict[str, Any], state: State, reason: Reason) -> None:
         times = (r["at"], r["sched"], r["first"], self.now)
         unused = -(r["prompt"] + r["out"]) % self.size if r["sched"] >= 0 else 0
-        rest = (r["prompt"], r["out"], 0, r["times"], r["lost"], unused, 0)
+        rest = (r["prompt"], r["out"], 0, r["times"], r["lost"], unused, 0, 0)
         self.requests.append((r["id"], self.number, state, reason, *times, *rest))
 
 

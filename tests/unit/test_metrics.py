@@ -225,5 +225,5 @@ def test_kv_shares_add_up(toy_run: Runs) -> None:
     kv = summarise(toy_run(n=200, blocks=400))["kv"]
     kinds = ("filled", "reserved", "internal_fragmentation", "stranded", "free")
     assert sum(kv[f"mean_{kind}_share"] for kind in kinds) == pytest.approx(1.0)
-    assert sum(kv[f"{kind}_share_of_used"] for kind in kinds[:3]) == pytest.approx(1.0)
+    assert sum(kv[f"mean_{kind}_share_of_used"] for kind in kinds[:3]) == pytest.approx(1.0)
     assert 0 < kv["mean_used_share"] < kv["peak_used_share"] <= 1

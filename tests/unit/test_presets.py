@@ -16,9 +16,24 @@ from sim.specs.hardware import load_gpu
 def test_a_preset_is_complete(name: str) -> None:
     """Every shipped preset names a scheduler that exists and describes itself."""
     preset = load_preset(name)
-    assert preset.scheduler in SCHEDULERS
+    assert preset.scheduler.kind in SCHEDULERS
+    assert preset.allocator.kind in ALLOCATORS
     assert preset.description
-    assert "paged" in ALLOCATORS
+    scenario = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": "chat"}
+    engine = build(load_scenario(scenario | {"engine": {"preset": name}})).parts()
+    assert engine.scheduler.num_waiting == 0
+
+
+def test_presets_of_papers_reserve_for_the_longest_output() -> None:
+    """Before PagedAttention memory was contiguous and reserved; Orca mixes whole prompts with decodes."""
+    scenario = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": "chat"}
+    orca = build(load_scenario(scenario | {"engine": {"preset": "orca"}})).engine
+    assert orca.scheduler == {"kind": "continuous", "priority": "decode", "mixed": True}
+    assert orca.kv_cache["allocator"]["kind"] == "max-length"
+    paged = build(load_scenario(scenario | {"engine": {"preset": "orca", "kv_cache": {"allocator": "paged"}}})).engine
+    assert paged.kv_cache["allocator"] == {"kind": "paged"}
+    fixed = build(load_scenario(scenario | {"engine": {"preset": "fastertransformer"}})).engine
+    assert fixed.scheduler == {"kind": "static"}
 
 
 @pytest.mark.parametrize(

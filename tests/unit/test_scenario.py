@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from sim import catalog
 from sim.errors import ConfigError
-from sim.scenario import EngineSpec, Policy, Scenario, load_scenario, parse_setting
+from sim.presets import Policy
+from sim.scenario import EngineSpec, Scenario, load_scenario, parse_setting
 from sim.slo import METRICS
 
 BASE = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": "chat"}

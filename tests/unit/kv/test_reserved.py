@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from scenarios import examples
 from sim.kv.bounded import BoundedKV
+from sim.kv.host_pool import HostPool
 from sim.kv.max_length import PLACEMENTS, MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.kv.reserved import ReservedKV
 from sim.request import Request
+from sim.schedulers.mover import Mover
 
 
 def request_of(prompt: int, output: int, most: int | None = None, guess: int | None = None) -> Request:
@@ -161,6 +163,17 @@ def test_a_window_with_sinks_stops_growing() -> None:
     kv.check([(request, request.computed_tokens)])
     kv.release(request)
     assert (kv.free_blocks, kv.stored_tokens, request.unused_tokens) == (10, 0, 0)
+
+
+def test_only_the_window_is_swapped() -> None:
+    """A sequence of 900 tokens of which 16 are kept is a copy of 4 blocks of 4, out and in."""
+    kv, request = BoundedKV(10, 4, bound_tokens=16), request_of(10, 1000)
+    mover = Mover(kv, HostPool(10**6), block_bytes=100, bound_tokens=16)
+    assert admit(kv, request)
+    decode(kv, request, 890)
+    copies = [mover.out(request), mover.bring_in(request)]
+    assert [copy and copy.bytes_ for copy in copies] == [400, 400]
+    assert kv.usage().used_blocks == 4
 
 
 def test_a_prompt_longer_than_the_window_holds_the_window() -> None:

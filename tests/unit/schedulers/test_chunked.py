@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hand import Server as Hand
 
 from sim.batch import DecodeBatch
 from sim.kv.paged import PagedKV
@@ -196,3 +197,12 @@ def test_a_lone_prompt_is_cut_by_the_budget(budget: int) -> None:
         chunks.append(server.step()[0][0])
     assert sum(chunks) == 10
     assert all(n == min(budget, 10) for n in chunks[:-1])
+
+
+def test_prompts_left_incomplete_may_be_limited() -> None:
+    """Nobody new starts while so many are under way; one that completes in this step makes room in it."""
+    server = Hand(ChunkedScheduler, budget=20, long_prefill_token_threshold=5, max_num_partial_prefills=2)
+    server.submit(*[request(i, prompt) for i, prompt in enumerate((8, 12, 3, 9))])
+    assert server.step() == ({0: 5, 1: 5}, 0, [])
+    assert server.step() == ({0: 3, 1: 5, 2: 3, 3: 5}, 0, [])
+    assert server.step() == ({1: 2, 3: 4}, 2, [])
