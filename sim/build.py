@@ -23,24 +23,37 @@ from sim.cost.memory import (
 from sim.cost.ops import GREEDY, ForwardPass, Sampler
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.cost.shape import RunShape
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
 from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
-from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.engine.router import (
+    Random,
+    RoundRobin,
+    Router,
+    kv_aware,
+    least_kv_usage,
+    least_outstanding_requests,
+    prefix_affinity,
+)
+from sim.engine.tiers import TierLinks
 from sim.engine_settings import RESTORING, Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
 from sim.kv.host_pool import HostPool
+from sim.kv.load_policy import LoadRule
 from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
+from sim.kv.tier_store import TierStore
+from sim.kv.tiered import TieredKV, TieredRadixKV
 from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.pools import PoolLink, pool_scenario
@@ -100,6 +113,11 @@ FORKING_PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "radix": ForkedRadixCachedKV,
 }
 """What takes the place of either when requests have several sequences."""
+TIERED: Mapping[str, Callable[..., KVAllocator]] = {
+    "hash_block": TieredKV,
+    "radix": TieredRadixKV,
+}
+"""What takes the place of a prefix cache when there is memory below it."""
 FORKING_SCHEDULERS = ("chunked", "continuous")
 """Those that keep seats for the sequences to come."""
 PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
@@ -116,6 +134,8 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "random": Random,
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
+    "prefix_affinity": lambda seed: prefix_affinity,
+    "kv_aware": lambda seed: kv_aware,
 }
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
@@ -191,6 +211,8 @@ class Setup:
             scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor,
             engine.max_queued_requests,
         )  # fmt: skip
+        if isinstance(kv, TieredKV):
+            parts = replace(parts, tiers=self._tier_links(kv))
         if offload is None:
             return parts
         rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
@@ -237,11 +259,36 @@ class Setup:
             prefix_cache = self.engine.kv_cache["prefix_cache"]
             make = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[prefix_cache["match"]]
             options["eviction"] = prefix_cache["eviction"]
+            if self.engine.kv_cache.get("tiers"):
+                make, options = TIERED[prefix_cache["match"]], options | self._tiers()
         if self.bound_tokens is not None:
             make = BOUNDED.get(kind, make)
         known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
+
+    @property
+    def _stored_block_bytes(self) -> int:
+        """A block on all GPUs that share the layers."""
+        return self.memory.block_bytes * self.engine.layout.tp * self.engine.layout.pp
+
+    def _tiers(self) -> dict[str, Any]:
+        """Memory below the prefix cache, and when it is worth a copy."""
+        kv, block_bytes, spans = self.engine.kv_cache, self._stored_block_bytes, len(self.timer.spans)
+
+        def prefill_ps(cached: int, new: int) -> int:
+            return self.timer.run(RunShape(0, 0, [(cached, new)], [0] * spans, [0] * spans), 1).total_ps
+
+        rates = [(tier["bandwidth"], to_ps(tier["latency_s"])) for tier in kv["tiers"]]
+        rule = LoadRule(kv["load_policy"], rates, block_bytes, kv["block_size"], prefill_ps)
+        store = TierStore([tier["capacity"] // block_bytes for tier in kv["tiers"]])
+        return {"store": store, "worth": rule, "prefetch": kv["prefetch"]}
+
+    def _tier_links(self, kv: TieredKV) -> TierLinks:
+        tiers, delay = self.engine.kv_cache["tiers"], "latency_s"
+        reads = [LinkRate(tier["bandwidth"], to_ps(tier[delay])) for tier in tiers]
+        writes = [LinkRate(tier["write_bandwidth"], to_ps(tier[delay])) for tier in tiers]
+        return TierLinks(kv, reads, writes, self._stored_block_bytes)
 
     def front_end(self) -> FrontEnd | None:
         """A fresh API server; None where it takes no time."""
@@ -314,6 +361,8 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
+    if spec.sequences > 1 and engine.kv_cache.get("tiers"):
+        raise loaded.document.error(("engine", "kv_cache", "tiers"), "need one answer per request")
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():

@@ -20,15 +20,27 @@ from naive.model import Job, Outcome
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES, QUEUE_ORDERS, ROUTERS, SCHEDULERS
+from sim.build import (
+    ALLOCATORS,
+    FORKING,
+    FORKING_PREFIX_CACHES,
+    PREFIX_CACHES,
+    QUEUE_ORDERS,
+    ROUTERS,
+    SCHEDULERS,
+    TIERED,
+)
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Router
+from sim.engine.tiers import TierLinks
 from sim.kv.bounded import BoundedKV
 from sim.kv.host_pool import HostPool
+from sim.kv.tier_store import TierStore
+from sim.kv.tiered import TieredKV
 from sim.request import Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
@@ -121,6 +133,9 @@ class Scenario:
     """Whether hashes go on beyond the prompt, to the longest output."""
     match: str = "hash_block"
     eviction: str = "lru"
+    tiers: tuple[int, ...] = ()
+    """Blocks that fit in each tier below the prefix cache."""
+    prefetch: bool = True
     sequences: int = 1
     """The most sequences that a request may have."""
     switch_probability: float | None = None
@@ -492,7 +507,8 @@ def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | N
     size = scenario.num_blocks, scenario.block_size, scenario.fixed_blocks
     if scenario.prefix_tokens:
         cached = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[scenario.match]
-        kv = cached(*size, eviction=scenario.eviction, **dict(scenario.memory))
+        cached = TIERED[scenario.match] if scenario.tiers else cached
+        kv = cached(*size, eviction=scenario.eviction, **dict(scenario.memory), **_below(scenario))
     elif scenario.allocator == "paged" and "bound_tokens" in dict(scenario.memory):
         kv = BoundedKV(*size, **dict(scenario.memory))
     else:
@@ -512,13 +528,26 @@ def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | N
         preemption_victim=scenario.victim,
         **options,
     )
+    parts = ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
     if scenario.swap:
         swap = dict(scenario.swap)
         host, rate = HostPool(swap["capacity"]), LinkRate(swap["bytes_per_s"], swap["latency_ps"])
         scheduler._mover = Mover(kv, host, block_bytes=swap["block_bytes"], fixed_blocks=scenario.fixed_blocks)
-        links = {IN: rate, OUT: rate}
-        return ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run, links=links)
-    return ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
+        return replace(parts, links={IN: rate, OUT: rate})
+    if not isinstance(kv, TieredKV):
+        return parts
+    # A block takes 2, 9, 16, ... ticks to read and 5 to write.
+    reads = [LinkRate(10**12 // (scenario.tick_ps * (2 + 7 * i)), scenario.tick_ps) for i in range(len(scenario.tiers))]
+    write = LinkRate(10**12 // (scenario.tick_ps * 5))
+    return replace(parts, tiers=TierLinks(kv, reads, [write] * len(reads), 1))
+
+
+def _below(scenario: Scenario) -> dict[str, Any]:
+    """Tiers from which nothing is loaded that is one block only."""
+    if not scenario.tiers:
+        return {}
+    store = TierStore(scenario.tiers)
+    return {"store": store, "worth": lambda cached, parts: sum(parts) > 1, "prefetch": scenario.prefetch}
 
 
 def make_cluster(

@@ -161,12 +161,13 @@ class Tenants:
         return copy.deepcopy(self)
 
     def look(self) -> tuple[object, ...]:
-        """All that can be seen of the allocator."""
-        kv = self.kv
-        near = tuple(kv.growth_limit(k) for k in range(0, 40, 3))
-        later = tuple(kv.used_after(k) for k in range(kv.growth_limit(25) + 1))
+        """All that can be seen of the allocator; how far it lets others grow at a time is its own affair."""
+        kv, later, near = self.kv, [], self.copy().kv
+        while len(later) < 40 and near.growth_limit(1):
+            later.append(near.used_after(1))
+            near.advance(1)
         room = tuple(kv.can_reserve(Request(-2, 0, 100, 5), tokens) for tokens in range(1, 60, 4))
-        return kv.usage(), kv.free_blocks, kv.stored_tokens, kv.shortage(), near, later, room
+        return kv.usage(), kv.free_blocks, kv.stored_tokens, kv.shortage(), later, room
 
 
 def housed(kind: str, seed: int) -> Tenants:

@@ -114,7 +114,8 @@ def test_every_prefix_cache_agrees_in_every_mode(match: str, eviction: str) -> N
     """Whichever way prefixes are matched and evicted, leaping over steps changes nothing."""
     for seed in range(13000, 13000 + SEEDS_PER_TEST):
         drawn = with_prefixes(random_scenario(seed, most_requests=40), random.Random(seed))
-        compare_all(replace(drawn, match=match, eviction=eviction))
+        router = ("prefix_affinity", "kv_aware", drawn.router)[seed % 3]
+        compare_all(replace(drawn, match=match, eviction=eviction, router=router))
 
 
 @given(scenario=scenarios())
