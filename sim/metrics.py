@@ -27,7 +27,7 @@ from sim.series import (
     run_window_ps,
     sequences_per_step,
     series_of,
-)
+)  # fmt: skip
 from sim.slo import per_request_limits_ms, verdicts
 from sim.token_times import inter_token_gaps, tokens_per_bin
 from sim.units import PS_PER_S
@@ -73,10 +73,8 @@ class Sample:
             return np.full(len(percents), math.nan)
         position = (len(self) - 1) * percents / 100
         below = np.floor(position).astype(np.int64)
-        above = np.ceil(position).astype(np.int64)
-        low, high = self._at(below), self._at(above)
-        between: Column = low + (high - low) * (position - below)
-        return between
+        low, high = self._at(below), self._at(np.ceil(position).astype(np.int64))
+        return low + (high - low) * (position - below)  # type: ignore[no-any-return]
 
     def mean(self) -> float:
         """NaN of nothing."""

@@ -92,7 +92,9 @@ class Watched:
     def _admits_what_fits(self) -> bool:
         """Of the policies that admit whenever there is room, those that ask for nothing else."""
         policy = dict(self._scenario.policy)
-        return self._scenario.scheduler == "chunked" or policy.get("priority") == "prefill"
+        if self._scenario.scheduler == "chunked":
+            return not policy.get("max_num_partial_prefills")
+        return policy.get("priority") == "prefill"
 
     def _check_nobody_was_forgotten(self, plan: StepPlan) -> None:
         scenario, waiting = self._scenario, self._inner.waiting()

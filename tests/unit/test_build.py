@@ -306,7 +306,7 @@ def test_tensor_parallelism_may_span_whole_nodes_only(tmp_path: Path) -> None:
             "shares no blocks",
         ),
         ({"workload__n": 2, "engine__scheduler": "static"}, "engine.scheduler", "keeps no seats"),
-        ({"workload__n": 2, "engine__preemption_mode": "swap"}, "engine.preemption_mode", "cannot be swapped"),
+        ({"workload__n": 2, "engine__preemption_mode": "swap"}, "engine.preemption_mode", "cannot swap blocks"),
         ({"workload__n": 65, "engine__max_num_seqs": 64}, "workload.n", "exceeds max_num_seqs"),
         ({"workload__beam_width": 2}, "engine.async_scheduling", "which beams live"),
         ({"workload__n": 2, "engine__kv_cache__sliding_window": 64}, "engine.kv_cache.sliding_window", "writes over"),
