@@ -175,10 +175,12 @@ def study() -> Study:
         curves=[curves[i * size : (i + 1) * size] for i in range(len(RUNGS))],
         capacities=found,
         orders=orders,
-        setting={"requests": REQUESTS, "rates": RATES, "common": COMMON_RATE, "finest": FINEST,
-                 "overload": OVERLOAD_RATE, "overload_seats": OVERLOAD_SEATS, "slo": SLO, "attainment": ATTAINMENT, "context": CONTEXT,
-                 "normalised_ms": NORMALISED_LIMIT_MS, "gap_ms": limit, "host": HOST, "host_in_line": HOST_IN_LINE,
-                 "model": BASE["model"], "hardware": BASE["hardware"]},
+        setting={
+            "requests": REQUESTS, "rates": RATES, "common": COMMON_RATE, "finest": FINEST, "context": CONTEXT,
+            "overload": OVERLOAD_RATE, "overload_seats": OVERLOAD_SEATS, "slo": SLO, "attainment": ATTAINMENT,
+            "normalised_ms": NORMALISED_LIMIT_MS, "gap_ms": limit, "host": HOST, "host_in_line": HOST_IN_LINE,
+            "model": BASE["model"], "hardware": BASE["hardware"],
+        },
     )  # fmt: skip
 
 
