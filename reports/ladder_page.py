@@ -171,7 +171,7 @@ def _why(study: Study) -> list[str]:
         f"{orca['kv']['mean_filled_share_of_used']:.0%}.",
         f"* **chunked**: no step holds more tokens than the budget: under overload the p99 gap is {v1['p99_itl_ms']:.0f} ms "
         f"at 2048 tokens and {sarathi['p99_itl_ms']:.0f} ms at 512, Orca's {full['Orca, paged']['p99_itl_ms']:.0f}. "
-        f"Small chunks need more steps ({sarathi[\'num_steps\']:,} against {v1[\'num_steps\']:,}): mean TTFT {sarathi['mean_ttft_ms']:,.0f} ms at 512, "
+        f"Small chunks need more steps ({sarathi['num_steps']:,} against {v1['num_steps']:,}): mean TTFT {sarathi['mean_ttft_ms']:,.0f} ms at 512, "
         f"{v1['mean_ttft_ms']:,.0f} at 2048; output {sarathi['output_throughput']:,.0f} against {v1['output_throughput']:,.0f} tokens/s.",
         f"* **SGLang**: chunks apart from the decodes ({sglang['decodes_stopped']:.0%} of the time they stand still): p99 "
         f"gap {sglang['p99_itl_ms']:.0f} ms.",
