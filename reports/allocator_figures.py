@@ -59,26 +59,27 @@ def waste(shares: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def block_waste(
     by_length: Sequence[tuple[int, float]],
-    by_block: Mapping[str, Sequence[tuple[int, float, float]]],
+    by_block: Mapping[str, Sequence[tuple[int, float, float, float]]],
 ) -> Figure:
     """Never-filled share of what is allocated against sequence length and block size; what it costs in tokens/s."""
     figure = new_figure(5.4)
-    length, block, speed, empty = axes_of(figure, 2, 2)
-    empty.remove()
+    length, block, batch, speed = axes_of(figure, 2, 2)
     x, y = zip(*by_length, strict=True)
     length.plot(x, y, "o-", color=INK)
     length.set(xlabel="mean tokens of a finished sequence", ylabel="% of allocated blocks", title="Waste, blocks of 16")
     length.set_xscale("log", base=2)
     length.set_xticks(x, [f"{v:,}" for v in x])
     for (name, points), (colour, marker, line) in zip(by_block.items(), (LOOKS[2], LOOKS[0]), strict=True):
-        sizes, wasted, tokens = (np.array(column) for column in zip(*points, strict=True))
+        sizes, wasted, tokens, running = (np.array(column) for column in zip(*points, strict=True))
         block.plot(sizes, wasted, marker=marker, ls=line, color=colour, label=name)
+        batch.plot(sizes, 100 * running / running.max(), marker=marker, ls=line, color=colour, label=name)
         speed.plot(sizes, 100 * tokens / tokens.max(), marker=marker, ls=line, color=colour, label=name)
-    for axes in (block, speed):
+    for axes in (block, batch, speed):
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(v) for v in sizes])
         axes.set_xlabel("tokens per block")
     block.set(title="Waste by block size", ylabel="% of allocated blocks")
+    batch.set(title="Sequences running, of a backlog", ylabel="% of the most", ylim=(0, 105))
     speed.set(title="Output rate of a backlog", ylabel="% of the best", ylim=(0, 105))
     for axes in (length, block):
         axes.axhline(4, color=COLOURS["limit"], lw=1, ls=":")

@@ -100,7 +100,7 @@ def by_block_size(means: tuple[float, float], block_size: int, requests: int) ->
     return {**_memory(result), **_while_waiting(result)}
 
 
-def shared(means: tuple[float, float], spread: float, rate: float, **asked: int) -> float:
+def shared(means: tuple[float, float], spread: float, rate: float, asked: dict[str, int]) -> float:
     """Percent of KV blocks saved because the sequences of a request share them."""
     sequences = next(iter(asked.values()))
     workload = traffic(means, poisson(rate / sequences), 300, spread, **asked)

@@ -1,4 +1,4 @@
-"""How KV allocators spend memory: `python reports/allocator_study.py` writes reports/allocator-study.md and its figures.
+"""How KV allocators spend memory: `python reports/allocator_study.py` writes allocator-study.md, with figures.
 
 The setting is that of the PagedAttention paper (Kwon et al., SOSP 2023, arXiv 2309.06180), whose figures stand beside.
 """
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 RATE, SECONDS = 2.0, 1200.0
 RATES = (0.4, 0.7, 1.0, 1.3, 1.6, 1.9, 2.2, 2.6, 3.0, 3.5)
 BOUNDS_S = (0.1, 0.25, 1.0)
-TOTAL_TOKENS = (32, 64, 128, 256, 512, 1024, 1536)
+TOTAL_TOKENS = (32, 64, 128, 256, 512, 1024)
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
 SEATS = (64, 128, 256, 512, 1024, 2048, 4096)
 MODELS = ("Qwen/Qwen2.5-7B", "meta-llama/Llama-3.1-8B")
@@ -76,10 +76,6 @@ def rate_at(points: Sequence[tuple[float, float]], bound_s: float) -> float:
     return float(rates[above - 1] + part * (rates[above] - rates[above - 1]))
 
 
-def _share(means: tuple[float, float], spread: float, rate: float, asked: dict[str, int]) -> float:
-    return shared(means, spread, rate, **asked)
-
-
 def sharing() -> dict[str, list[tuple[int, float, float, float | None]]]:
     """Panel -> (sequences, saved when lengths differ, saved when they are equal, measured), percent."""
     laws = {"Alpaca-like": (ALPACA, 6.0), "ShareGPT-like": (SHAREGPT, 0.6)}
@@ -87,7 +83,7 @@ def sharing() -> dict[str, list[tuple[int, float, float, float | None]]]:
     plan = [(f"{law}, {kind}", means, spread, rate, {key: n})
             for law, (means, rate) in laws.items() for kind, key in keys.items()
             for n in WIDTHS for spread in (1.0, 1e-4)]  # fmt: skip
-    saved = every("sharing", _share, [case[1:] for case in plan])
+    saved = every("sharing", shared, [case[1:] for case in plan])
     panels: dict[str, list[tuple[int, float, float, float | None]]] = {case[0]: [] for case in plan}
     for at in range(0, len(plan), 2):
         title, n = plan[at][0], next(iter(plan[at][4].values()))
@@ -126,8 +122,7 @@ def rows(runs: list[Any], width: int) -> list[list[Any]]:
 def draw(found: dict[str, Any]) -> None:
     """Write all figures."""
     figures.save("waste", lambda: figures.waste({label: split(run) for label, run in found["main"].items()}))
-    bare = {law: [point[:3] for point in points] for law, points in found["blocks"].items()}
-    figures.save("blocks", lambda: figures.block_waste(found["lengths"], bare))
+    figures.save("blocks", lambda: figures.block_waste(found["lengths"], found["blocks"]))
     figures.save("rates", lambda: figures.rates(found["curves"], BOUNDS_S[1]))
     figures.save("sharing", lambda: figures.sharing(found["sharing"]))
     figures.save("plateau", lambda: figures.plateau(found["large"]))
