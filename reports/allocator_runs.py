@@ -130,7 +130,8 @@ def _memory(result: RunResult) -> Numbers:
     """Shares of KV memory, and what the batch was."""
     summary = summarise(result)
     names = ("mean_batch_size", "max_batch_size", "num_preemptions", "num_prompts", "output_throughput", "mean_tpot_ms")
-    return {**summary["kv"], **{name: summary[name] for name in names}}
+    mean_output = float(np.mean(result.requests["output_tokens"]))
+    return {**summary["kv"], **{name: summary[name] for name in names}, "mean_output_tokens": mean_output}
 
 
 def _while_waiting(result: RunResult) -> Numbers:
