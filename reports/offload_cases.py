@@ -63,9 +63,14 @@ def overload_rate(model: str, prompt: int) -> float:
 
 
 def measured(scenario: str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The summary of a run, and what follows the first token of those who are handed over."""
+    """The summary of a run, how often its prompts were computed, and what follows the first token of those who are handed over."""
     result = simulate(load_scenario(scenario, overrides))
-    return {**summarise(result), "second_token_ms": _second_token_ms(result) if "handoff" in result.facts else None}
+    computed = int((result.steps["prefill_tokens"] * result.steps["steps"]).sum())
+    return {
+        **summarise(result),
+        "prompts_computed": computed / max(1, int(result.requests["prompt_tokens"].sum())),
+        "second_token_ms": _second_token_ms(result) if "handoff" in result.facts else None,
+    }
 
 
 def _second_token_ms(result: RunResult) -> dict[str, float]:

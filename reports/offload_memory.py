@@ -110,9 +110,9 @@ def pressure_section(runs: Runs, rates: Mapping[Case, float], setups: Mapping[st
         for c in CONTEXTS[model]
     ]
     thrash = [
-        f"at {c:,} tokens, {run['num_preemptions']:,} preemptions of {run['num_prompts']} requests, "
-        f"{run['output_throughput']:,.0f} tokens/s"
-        for (_, c, mode, _), run in runs.items()
+        f"at {c:,} tokens {run['prompts_computed']:.1f} times, {run['num_preemptions']:,} preemptions of "
+        f"{run['num_prompts']} requests; with swapping {runs[m, c, 'swap', 50]['prompts_computed']:.1f} times"
+        for (m, c, mode, _), run in runs.items()
         if mode == "recompute" and c >= 8192
     ]
     kept = {
@@ -150,10 +150,10 @@ The quotient says who wins in {len(agree)} of {len(expected)} cells. It does not
 prompt that
 is recomputed shares its steps with decodes that are bound by memory, so part of its time is free; the emitted tokens
 travel, too; a request that is swapped waits for all its room at once, one that is recomputed only for its first chunk.
-That last one is why recomputing long prompts in chunks breaks down here: the first chunk of a preempted prompt fits,
-the second does not, and the work is thrown away again ({"; ".join(thrash)}). Those rows say
-nothing of the link: swapping wins because who waits at the head of the queue keeps others out until all
-its room is there.
+Prompts that take more than one step break down here when memory is short: the first chunk is admitted, the second finds
+no room, and the work is thrown away again. Prompts were computed several times over: {"; ".join(thrash)}. Those rows
+say nothing of the link. Swapping suffers less because a request that is to come back keeps others out until all its
+room is there.
 
 ![by link](offload-links.png)
 
