@@ -63,7 +63,7 @@ def overload_rate(model: str, prompt: int) -> float:
 
 
 def measured(scenario: str | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The summary of a run, how often its prompts were computed, and what follows the first token of those who are handed over."""
+    """The summary of a run, how often its prompts were computed, and the second tokens of who is handed over."""
     result = simulate(load_scenario(scenario, overrides))
     computed = int((result.steps["prefill_tokens"] * result.steps["steps"]).sum())
     return {
