@@ -74,7 +74,7 @@ class Sample:
         position = (len(self) - 1) * percents / 100
         below = np.floor(position).astype(np.int64)
         low, high = self._at(below), self._at(np.ceil(position).astype(np.int64))
-        return low + (high - low) * (position - below)  # type: ignore[no-any-return]
+        return low + (high - low) * (position - below)
 
     def mean(self) -> float:
         """NaN of nothing."""
