@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sim.batch import DecodeBatch
-from sim.cost.calibrated_kernels import CalibratedKernels
-from sim.cost.calibration_source import find_calibration
 from sim.cost.memory import (
-    ForwardWidths,
-    MemoryBudget,
-    MemoryDemand,
     MemoryPlan,
-    activation_peak_bytes,
-    framework_bytes,
-    plan_memory,
 )
 from sim.cost.ops import GREEDY, ForwardPass, Sampler
-from sim.cost.roofline import DatasheetKernels, Kernels
+from sim.cost.roofline import Kernels
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.shape import RunShape
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
+from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import (
@@ -39,8 +32,9 @@ from sim.engine.router import (
     prefix_affinity,
 )
 from sim.engine.tiers import TierLinks
-from sim.engine_settings import Engine, check_policies, options_of, resolve_engine
+from sim.engine_settings import RESTORING, Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
+from sim.gpu_resources import kernels_of, memory_of
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
@@ -55,8 +49,8 @@ from sim.kv.tier_store import TierStore
 from sim.kv.tiered import TieredKV, TieredRadixKV
 from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
+from sim.pools import PoolLink, pool_scenario
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
-from sim.presets import EnginePreset
 from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
@@ -164,6 +158,11 @@ class Setup:
     fixed_blocks: int
     notes: tuple[str, ...]
     path: Path | None = None
+    takes_over: bool = False
+    """Whether other replicas compute the prompts of this one."""
+    decode: Setup | None = None
+    """The pool that decodes, where this one only prefills."""
+    link: PoolLink | None = None
 
     @property
     def spec(self) -> WorkloadSpec:
@@ -189,10 +188,10 @@ class Setup:
             options["long_prefill_token_threshold"] = min(cap, budget)
         offload = engine.kv_cache.get("offload")
         host = None if offload is None else HostPool(offload["capacity"])
-        if offload is not None:
+        if host is not None or self.takes_over:
             options["mover"] = Mover(
-                kv, host, block_bytes=self.memory.block_bytes * engine.layout.tp * engine.layout.pp,
-                fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens, overlap=offload["overlap"],
+                kv, host, block_bytes=self.block_bytes, fixed_blocks=self.fixed_blocks, bound_tokens=self.bound_tokens,
+                overlap=bool(offload and offload["overlap"]),
             )  # fmt: skip
         scheduler = SCHEDULERS[engine.scheduler["kind"]](
             kv, batch, max_num_seqs=engine.max_num_seqs * engine.data_parallel_size,
@@ -210,6 +209,27 @@ class Setup:
             return parts
         rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
         return replace(parts, links={OUT: rate, IN: rate}, overlap=offload["overlap"], host=host)
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a KV block on all GPUs that hold a part of it."""
+        return self.memory.block_bytes * self.engine.layout.tp * self.engine.layout.pp
+
+    @property
+    def pools(self) -> list[Setup]:
+        """This one, and the one that decodes if that is another."""
+        return [self] if self.decode is None else [self, self.decode]
+
+    def handoff(self) -> HandoffRules | None:
+        """How prompts get from this pool to the one that decodes."""
+        if self.decode is None or self.link is None:
+            return None
+        decode, link = self.decode, self.link
+        return HandoffRules(
+            decode.router(), LinkRate(link.bandwidth, to_ps(link.latency_s)), self.scenario.replicas.count,
+            self.architecture.num_layers if link.layerwise else None,
+            decode.block_bytes // decode.engine.kv_cache["block_size"],
+        )  # fmt: skip
 
     @property
     def shares_prefixes(self) -> bool:
@@ -239,14 +259,9 @@ class Setup:
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
 
-    @property
-    def _stored_block_bytes(self) -> int:
-        """A block on all GPUs that share the layers."""
-        return self.memory.block_bytes * self.engine.layout.tp * self.engine.layout.pp
-
     def _tiers(self) -> dict[str, Any]:
         """Memory below the prefix cache, and when it is worth a copy."""
-        kv, block_bytes, spans = self.engine.kv_cache, self._stored_block_bytes, len(self.timer.spans)
+        kv, block_bytes, spans = self.engine.kv_cache, self.block_bytes, len(self.timer.spans)
 
         def prefill_ps(cached: int, new: int) -> int:
             return self.timer.run(RunShape(0, 0, [(cached, new)], [0] * spans, [0] * spans), 1).total_ps
@@ -260,7 +275,7 @@ class Setup:
         tiers, delay = self.engine.kv_cache["tiers"], "latency_s"
         reads = [LinkRate(tier["bandwidth"], to_ps(tier[delay])) for tier in tiers]
         writes = [LinkRate(tier["write_bandwidth"], to_ps(tier[delay])) for tier in tiers]
-        return TierLinks(kv, reads, writes, self._stored_block_bytes)
+        return TierLinks(kv, reads, writes, self.block_bytes)
 
     def front_end(self) -> FrontEnd | None:
         """A fresh API server; None where it takes no time."""
@@ -278,6 +293,34 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     `factors` make operator classes slower or faster, for repetitions with error bars. Raises ConfigError for what does
     not exist, contradicts itself or does not fit.
     """
+    spec = loaded.scenario.pools
+    if spec is None:
+        return _build(loaded, factors)
+    halves = pool_scenario(loaded, "prefill"), pool_scenario(loaded, "decode")
+    prefill, decode = (_build(half, factors) for half in halves)
+    for half, pool in zip(halves, (prefill, decode), strict=True):
+        _check_pool(half, pool, prefill)
+    ends = [(pool.gpu, pool.engine.layout) for pool in (prefill, decode)]
+    decode = replace(decode, takes_over=True, workload=prefill.workload)
+    return replace(prefill, decode=decode, link=PoolLink.of(spec.link, ends))
+
+
+def _check_pool(loaded: LoadedScenario, pool: Setup, prefill: Setup) -> None:
+    """What a half of disaggregated serving needs."""
+    error, scheduler = loaded.document.error, pool.engine.scheduler["kind"]
+    if scheduler not in RESTORING:
+        raise error(("engine", "scheduler"), "hands no prompts from pool to pool", value=scheduler, choices=RESTORING)
+    if pool.spec.sequences > 1:
+        raise error(("pools",), "need one answer per request: sequences that fork share blocks with their prompt")
+    if pool.scheme.kv_cache != prefill.scheme.kv_cache:
+        raise error(("engine", "kv_cache_dtype"), f"must be that of the prefill pool ({prefill.scheme.kv_cache.name})",
+                    value=pool.scheme.kv_cache.name)  # fmt: skip
+    if pool is not prefill and pool.engine.max_queued_requests is not None:
+        raise error(("engine", "max_queued_requests"), "is for the prefill pool: arrivals are rejected there",
+                    value=pool.engine.max_queued_requests)  # fmt: skip
+
+
+def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup:
     scenario, path, blamed = loaded.scenario, loaded.path, loaded.document.blamed
     with blamed(("hardware",)):
         gpu = load_gpu(scenario.hardware, beside=path)
@@ -290,7 +333,7 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
-        kernels = _kernels(gpu, preset)
+        kernels = kernels_of(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
     sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
@@ -298,18 +341,13 @@ def build(loaded: LoadedScenario, factors: Mapping[str, float] | None = None) ->
     host = engine.host
     timer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
     with blamed(("model",), under=("engine",)):
-        memory = _memory(engine, architecture, scheme, gpu, preset)
+        memory = memory_of(engine, architecture, scheme, gpu, preset)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
     fixed = architecture.kv_bytes_per_sequence_fixed(
         scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
     )
     spec = written.spec
     check_context(written, engine.max_model_len)
-    if spec.sequences > 1 and engine.preemption_mode == "swap":
-        raise loaded.document.error(("engine", "preemption_mode"), "needs one answer per request: blocks that "
-                                    "sequences share cannot be swapped", value="swap")  # fmt: skip
-    if spec.sequences > 1 and engine.kv_cache.get("tiers"):
-        raise loaded.document.error(("engine", "kv_cache", "tiers"), "need one answer per request")
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     with written.blamed():
@@ -338,9 +376,14 @@ def _check_sequences(
     if scheduler not in FORKING_SCHEDULERS:
         raise error(("engine", "scheduler"), f"keeps no seats for the sequences of a request ({asked})",
                     value=scheduler, choices=FORKING_SCHEDULERS)  # fmt: skip
+    if engine.preemption_mode == "swap":
+        raise error(("engine", "preemption_mode"), f"cannot swap blocks that several sequences share ({asked})",
+                    value="swap")  # fmt: skip
     if (architecture.kv_limit_tokens or engine.max_model_len) < engine.max_model_len:
         raise error(("engine", "kv_cache", "sliding_window"), "writes over blocks that the sequences of a request "
                     f"share ({asked})", value=architecture.kv_limit_tokens)  # fmt: skip
+    if engine.kv_cache.get("tiers"):
+        raise error(("engine", "kv_cache", "tiers"), f"keep no blocks that several sequences share ({asked})")
     if spec.beam_width is not None and engine.async_scheduling:
         raise error(("engine", "async_scheduling"), "must be false with beam_width: which beams live is known only "
                     "when the step before has ended", value=True)  # fmt: skip
@@ -354,31 +397,3 @@ def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
     if engine.length_predictor is None:
         return None
     return PREDICTORS[engine.length_predictor["kind"]](seed, **options_of(engine.length_predictor))
-
-
-def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
-    """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults."""
-    found = find_calibration(gpu)
-    kernels: Kernels = DatasheetKernels(gpu)
-    if found is not None:
-        kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
-    factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
-    return ScaledKernels(kernels, factors) if factors else kernels
-
-
-def _memory(
-    engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
-) -> MemoryPlan:
-    tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
-    widths = ForwardWidths.of(architecture)
-    demand = MemoryDemand(
-        weight_bytes=architecture.weight_bytes(scheme, engine.layout),
-        activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
-        framework_bytes=framework_bytes(engine.layout.gpus),
-    )
-    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
-    block_bytes = max(1, per_token * engine.kv_cache["block_size"])
-    budget = MemoryBudget(
-        preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
-    )
-    return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)

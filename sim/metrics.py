@@ -21,6 +21,7 @@ from sim.series import (
     DURATION_COLUMNS,
     KVLayout,
     Series,
+    blocks_of_replicas,
     kv_growth,
     row_durations_ps,
     run_window_ps,
@@ -139,7 +140,7 @@ def summarise(
     summary |= _slo(result, completed, summary, samples)
     summary["prefix_cache"] = _prefix_cache(result, completed)
     summary |= _steps(result, summary["duration"])
-    summary["swap"] = result.facts.get("swap")
+    summary |= {name: result.facts.get(name) for name in ("swap", "handoff")}
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
     verdict = judge(requests, arrival_kind(result.manifest))
     summary |= {
@@ -310,12 +311,12 @@ def _prefix_cache(result: RunResult, completed: Table) -> dict[str, Any]:
 def _steps(result: RunResult, duration_s: float) -> dict[str, Any]:
     end_ps = run_window_ps(result.requests)[1]
     count = largest = 0
-    busy_ps = sequence_steps = 0.0
-    for steps in result.steps.batches((*DURATION_COLUMNS, "decodes", "prefill_sequences")):
+    busy_ps, sequence_steps = np.zeros(_replicas(result)), 0.0
+    for steps in result.steps.batches(("replica", *DURATION_COLUMNS, "decodes", "prefill_sequences")):
         # With asynchronous scheduling a last step runs on after the last request has ended.
         durations, sequences = row_durations_ps(steps), sequences_per_step(steps)
         beyond = np.maximum(steps["start_ps"] + durations - end_ps, 0)
-        busy_ps += float(np.sum(durations - beyond, dtype=np.float64))
+        busy_ps += np.bincount(steps["replica"], durations - beyond, len(busy_ps))
         count += int(steps["steps"].sum())
         sequence_steps += float(np.sum(steps["steps"] * sequences, dtype=np.float64))
         largest = max(largest, int(sequences.max()))
@@ -323,8 +324,20 @@ def _steps(result: RunResult, duration_s: float) -> dict[str, Any]:
         "num_steps": count,
         "mean_batch_size": _per(sequence_steps, count),
         "max_batch_size": largest,
-        "busy_share": _per(busy_ps / PS_PER_S, _replicas(result) * duration_s),
+        "busy_share": _per(float(busy_ps.sum()) / PS_PER_S, len(busy_ps) * duration_s),
+        "pools": [
+            {**pool, "busy_share": _per(float(busy_ps[numbers].sum()) / PS_PER_S, pool["replicas"] * duration_s)}
+            for pool, numbers in _pools(result)
+        ],
     }
+
+
+def _pools(result: RunResult) -> Iterator[tuple[Mapping[str, Any], slice]]:
+    """The pools of disaggregated serving, and the numbers of their replicas."""
+    first = 0
+    for pool in result.facts.get("pools") or ():
+        yield pool, slice(first, first + int(pool["replicas"]))
+        first += int(pool["replicas"])
 
 
 def _replicas(result: RunResult) -> int:
@@ -340,11 +353,11 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
     nobody did (their figure 15).
     """
     facts = result.facts
-    per_replica = facts.get("num_gpu_blocks") or 0
-    blocks = per_replica * _replicas(result)
-    cache = KVLayout.of(result)
-    batches = result.steps.batches(("kv_blocks", "kv_tokens", "running", "decodes", "steps"))
-    peak = max((float(np.max(b["kv_blocks"] + kv_growth(b, cache)[1])) for b in batches), default=0.0)
+    capacity = np.array(blocks_of_replicas(result))
+    blocks, cache = int(capacity.sum()), KVLayout.of(result)
+    batches = result.steps.batches(("kv_blocks", "kv_tokens", "running", "decodes", "steps", "replica"))
+    peaks = (np.max((b["kv_blocks"] + kv_growth(b, cache)[1]) / capacity[b["replica"]]) for b in batches)
+    peak = max(map(float, peaks), default=0.0) if blocks else math.nan
     levels = (
         series.kv_blocks, series.kv_blocks_filled, series.kv_blocks_unused, series.kv_blocks_stranded,
         series.kv_blocks_shared,
@@ -355,7 +368,7 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "num_blocks": blocks,
         "block_size": facts.get("block_size"),
         "mean_used_share": _per(used, blocks),
-        "peak_used_share": _per(min(peak, per_replica), per_replica),
+        "peak_used_share": min(peak, 1.0),
         "mean_filled_share": _per(filled, blocks),
         "mean_reserved_share": _per(reserved, blocks),
         "mean_internal_fragmentation_share": _per(unused, blocks),

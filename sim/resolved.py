@@ -24,17 +24,17 @@ def resolved(setup: Setup) -> dict[str, Any]:
 
     Files that it points to are named by their absolute paths, so that it may stand in any folder.
     """
-    scenario, router = setup.scenario, setup.scenario.replicas.router
+    scenario = setup.scenario
+    servers = {"engine": _engine(setup), "replicas": _replicas(setup)}
+    if setup.decode is not None and setup.link is not None:
+        halves = {"prefill": _pool(setup), "decode": _pool(setup.decode)}
+        servers = {"pools": {**halves, "link": asdict(setup.link)}}
     return {
         "name": scenario.name,
         "model": _model(setup),
         "hardware": _hardware(setup),
         "workload": _workload(setup),
-        "engine": {key: value for key, value in asdict(setup.engine).items() if value is not None},
-        "replicas": {
-            "count": scenario.replicas.count,
-            "router": {"kind": router.kind, **router.options} if router.options else router.kind,
-        },
+        **servers,
         "slo": dict(scenario.slo),
         "seed": scenario.seed,
     }
@@ -54,6 +54,19 @@ def _model(setup: Setup) -> str:
 def _hardware(setup: Setup) -> str:
     path = catalog.find("hardware", setup.scenario.hardware, beside=setup.path)
     return setup.gpu.name if path.parent == catalog.folder("hardware") else str(path.resolve())
+
+
+def _engine(setup: Setup) -> dict[str, Any]:
+    return {key: value for key, value in asdict(setup.engine).items() if value is not None}
+
+
+def _replicas(setup: Setup) -> dict[str, Any]:
+    count, router = setup.scenario.replicas.count, setup.scenario.replicas.router
+    return {"count": count, "router": {"kind": router.kind, **router.options} if router.options else router.kind}
+
+
+def _pool(setup: Setup) -> dict[str, Any]:
+    return {"hardware": _hardware(setup), **_replicas(setup), "engine": _engine(setup)}
 
 
 def _workload(setup: Setup) -> dict[str, Any]:

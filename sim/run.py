@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sim.breakdown import breakdown
 from sim.build import Setup, build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
-from sim.kv.host_pool import swap_totals
+from sim.kv.host_pool import HostPool, swap_totals
 from sim.kv.tiered import tier_totals
 from sim.resolved import resolved
 from sim.results import RunResult
@@ -21,6 +22,7 @@ from sim.scenario import LoadedScenario
 from sim.step import NO_LIMIT
 from sim.units import to_ps, to_s
 
+_TRUST = ("validated", "calibrated", "extrapolated", "datasheet")
 _VERSIONED = ("roofserve", "simpy", "numpy", "scipy")
 
 
@@ -58,14 +60,16 @@ def run_setup(
     """The same for a scenario that is already built. A setup is good for one run."""
     timeout = setup.spec.client_timeout_s
     total = setup.workload.num_requests
-    parts = [setup.parts(max_run=1 if step_by_step else NO_LIMIT) for _ in range(setup.scenario.replicas.count)]
+    max_run = 1 if step_by_step else NO_LIMIT
+    parts = [pool.parts(max_run=max_run) for pool in setup.pools for _ in range(pool.scenario.replicas.count)]
     cluster = Cluster(
         setup.workload,
         parts,
         setup.router(),
-        max_model_len=setup.engine.max_model_len,
+        max_model_len=min(pool.engine.max_model_len for pool in setup.pools),
         client_timeout_ps=None if timeout is None else to_ps(timeout),
         front_end=setup.front_end(),
+        handoff=setup.handoff(),
         on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
         directory=directory,
     )
@@ -74,10 +78,7 @@ def run_setup(
     recorder = cluster.recorder
     tables = recorder.requests.table(), recorder.steps.table(), recorder.segments.table()
     result = RunResult(*tables, manifest=manifest(setup, cluster.interrupted))
-    pools = [part.host for part in parts if part.host is not None]
-    if pools:
-        stalled_ps = sum(replica.stalled_ps for replica in cluster.replicas)
-        result.manifest["facts"]["swap"] = {**swap_totals(pools), "stalled_s": to_s(stalled_ps)}
+    result.manifest["facts"].update(_transfers(cluster, [part.host for part in parts if part.host is not None]))
     caches = [part.tiers.kv for part in parts if part.tiers is not None]
     if caches:
         result.manifest["facts"]["tiers"] = tier_totals(caches, setup.engine.kv_cache["tiers"])
@@ -85,26 +86,35 @@ def run_setup(
     return result
 
 
+def _transfers(cluster: Cluster, hosts: list[HostPool]) -> dict[str, Any]:
+    """What was copied, where anything could be."""
+    facts: dict[str, Any] = {}
+    stalled_s = to_s(sum(replica.stalled_ps for replica in cluster.replicas))
+    if hosts:
+        facts["swap"] = {**swap_totals(hosts), "stalled_s": stalled_s}
+    if cluster.handoff is not None:
+        facts["handoff"] = {**asdict(cluster.handoff.totals), "stalled_s": stalled_s}
+    return facts
+
+
 def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
     """How a run came about, without any clock time, so that equal runs are equal bytes."""
     scenario = resolved(setup)
-    price = setup.gpu.price_per_hour_usd
-    replicas = setup.scenario.replicas.count
     return {
         "scenario": scenario,
         "seed": setup.scenario.seed,
         "versions": {name: _version(name) for name in _VERSIONED},
         "hashes": {
             "scenario": _digest(scenario),
-            "hardware": _digest(setup.gpu.model_dump(mode="json", exclude={"calibration"})),
-            "calibration": _calibration_digest(setup.gpu.calibration),
+            "hardware": _joined(_digest(p.gpu.model_dump(mode="json", exclude={"calibration"})) for p in setup.pools),
+            "calibration": _joined(_calibration_digest(pool.gpu.calibration) for pool in setup.pools),
         },
         "interrupted": interrupted,
         "facts": {
             "model": setup.architecture.name,
-            "hardware": setup.gpu.name,
-            "replicas": replicas,
-            "gpus": replicas * setup.engine.layout.gpus,
+            "hardware": _joined(pool.gpu.name for pool in setup.pools),
+            "replicas": sum(pool.scenario.replicas.count for pool in setup.pools),
+            "gpus": sum(_gpus(pool) for pool in setup.pools),
             "num_gpu_blocks": setup.num_blocks,
             "block_size": setup.engine.kv_cache["block_size"],
             "kv_block_bytes": setup.memory.block_bytes,
@@ -112,12 +122,49 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
             "kv_bound_tokens": setup.bound_tokens,
             "memory": setup.memory.as_dict(),
             "model_parameters": setup.architecture.num_parameters,
-            "price_per_gpu_hour_usd": None if price is None else price.mid,
-            "trust": setup.kernels.trust,
-            "notes": list(setup.notes),
+            "price_per_gpu_hour_usd": _price(setup.pools),
+            "trust": max((pool.kernels.trust for pool in setup.pools), key=_TRUST.index),
+            "notes": list(dict.fromkeys(note for pool in setup.pools for note in pool.notes)),
             "workload": setup.workload.describe(),
+            **_pools(setup),
         },
     }
+
+
+def _pools(setup: Setup) -> dict[str, Any]:
+    """What the replicas of each pool are, in the order of their numbers; nothing where all are alike."""
+    if setup.decode is None:
+        return {}
+    names = ("prefill", "decode")
+    return {"pools": [
+        {
+            "name": name,
+            "hardware": pool.gpu.name,
+            "replicas": pool.scenario.replicas.count,
+            "gpus": _gpus(pool),
+            "num_gpu_blocks": pool.num_blocks,
+        }
+        for name, pool in zip(names, setup.pools, strict=True)
+    ]}  # fmt: skip
+
+
+def _gpus(pool: Setup) -> int:
+    return pool.scenario.replicas.count * pool.engine.layout.gpus
+
+
+def _price(pools: Sequence[Setup]) -> float | None:
+    """Of one GPU for an hour, averaged over all of them."""
+    prices = [pool.gpu.price_per_hour_usd for pool in pools]
+    known = [price.mid for price in prices if price is not None]
+    if len(known) < len(pools):
+        return None
+    gpus = [_gpus(pool) for pool in pools]
+    return known[0] if len(set(known)) == 1 else sum(p * n for p, n in zip(known, gpus, strict=True)) / sum(gpus)
+
+
+def _joined(facts: Iterable[str | None]) -> str | None:
+    """What is said of each pool, once if it is the same."""
+    return " + ".join(dict.fromkeys(fact for fact in facts if fact is not None)) or None
 
 
 def _calibration_digest(calibration: str | dict[str, Any] | None) -> str | None:

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from sim.catalog import find
@@ -230,6 +231,39 @@ class ReplicasSpec(BaseModel):
     router: Policy = Field(default=Policy(kind="round_robin"), description="which copy serves an arriving request")
 
 
+class PoolSpec(BaseModel):
+    """Replicas that do one half of the work; what is left out comes from the scenario."""
+
+    model_config = _STRICT
+
+    hardware: str | None = Field(default=None, description="a GPU profile; default: the scenario's")
+    count: int = Field(default=1, gt=0, le=16383, description="replicas of the pool")
+    router: Policy = Field(default=Policy(kind="round_robin"), description="which of them gets a request")
+    engine: EngineSpec = Field(default_factory=EngineSpec, description="what differs from the scenario's engine")
+
+
+class PoolLinkSpec(BaseModel):
+    """What keys and values travel over from prefill to decode replicas; all copies share it."""
+
+    model_config = _STRICT
+
+    bandwidth: ByteCount | None = Field(
+        default=None, description="of all copies together, such as 50 GB/s; default: the network of one replica's GPUs"
+    )
+    latency_s: Seconds = Field(default=0.0, description="of every copy besides, such as 10 us")
+    layerwise: bool = Field(default=False, description="send layer by layer, while the prompt is computed")
+
+
+class PoolsSpec(BaseModel):
+    """Disaggregated serving: some replicas compute prompts, others decode."""
+
+    model_config = _STRICT
+
+    prefill: PoolSpec = Field(default_factory=PoolSpec, description="compute prompts")
+    decode: PoolSpec = Field(default_factory=PoolSpec, description="emit all tokens but the first")
+    link: PoolLinkSpec = Field(default_factory=PoolLinkSpec, description="between them")
+
+
 class Scenario(BaseModel):
     """One run: a model on hardware under traffic, with an engine. Needs only `model`, `hardware` and `workload`."""
 
@@ -242,10 +276,17 @@ class Scenario(BaseModel):
     workload: str | dict[str, Any] = Field(description="traffic: a name in workloads/, a path, or a mapping")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="the serving engine")
     replicas: ReplicasSpec = Field(default_factory=ReplicasSpec, description="how many copies")
+    pools: PoolsSpec | None = Field(default=None, description="disaggregated prefill and decode, instead of replicas")
     slo: dict[Objective, LimitValue] = Field(
         default_factory=dict, description="objectives such as ttft_p99_ms: 500 (ttft, tpot, itl, e2e, queue)"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="all random draws follow from it")
+
+    @model_validator(mode="after")
+    def _pools_or_replicas(self) -> Scenario:
+        if self.pools is not None and "replicas" in self.model_fields_set:
+            raise ValueError("replicas are counted in pools.prefill.count and pools.decode.count when there are pools")
+        return self
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,13 @@ class KVLayout:
         return cls(int(facts.get("block_size") or 1), facts.get("kv_fixed_blocks") or 0, facts.get("kv_bound_tokens"))
 
 
+def blocks_of_replicas(result: RunResult) -> list[int]:
+    """KV blocks of each replica, by number."""
+    facts = result.facts
+    alike = [{"replicas": facts.get("replicas") or 1, "num_gpu_blocks": facts.get("num_gpu_blocks") or 0}]
+    return [int(p["num_gpu_blocks"]) for p in facts.get("pools") or alike for _ in range(int(p["replicas"]))]
+
+
 @dataclass(frozen=True)
 class Series:
     """What happened in each interval of `grid`. Rates are per second, the rest are means over the interval's time."""

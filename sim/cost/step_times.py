@@ -27,13 +27,15 @@ class StepTimes:
         """When `steps` steps have ended (0 gives 0)."""
         if steps == self.steps:
             return self.total_ps
-        if steps > self.steps:
-            raise ValueError(f"the run has {self.steps} steps, not {steps}")
-        for first, start, a, b, _ in reversed(self.pieces):
-            if steps >= first:
-                break
-        n = steps - first
-        return start + n * a + b * (n * (n - 1) >> 1)
+        first, start, a, b, _ = self.pieces[-1]
+        if first <= steps < self.steps:  # mostly it is the last piece: at lead 1 a run is left one step before its end
+            n = steps - first
+            return start + n * a + b * (n * (n - 1) >> 1)
+        for first, start, a, b, k in self.pieces:
+            if steps <= first + k:
+                n = steps - first
+                return start + n * a + b * (n * (n - 1) >> 1)
+        raise ValueError(f"the run has {self.steps} steps, not {steps}")
 
     def first_boundary(self, elapsed_ps: int) -> tuple[int, int]:
         """The first boundary at or after `elapsed_ps` (0 < elapsed <= total): (steps ended by then, its time)."""

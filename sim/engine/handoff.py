@@ -30,6 +30,15 @@ class HandoffRules:
     token_bytes: int = 0
 
 
+@dataclass(slots=True)
+class HandoffTotals:
+    """What went from pool to pool over a run."""
+
+    handed_over: int = 0
+    """Requests, those included whose clients gave up before the copy began."""
+    copied_bytes: int = 0
+
+
 class Handoff:
     """The hand-overs of one run, and the link that all of them share."""
 
@@ -42,11 +51,11 @@ class Handoff:
         self._pushed: dict[int, int] = {}  # tokens sent ahead
         self._flying: dict[int, int] = {}  # copies under way, by request
         self._last: dict[int, Callable[[Alarm], None]] = {}  # who waits for the last of them
-        self.bytes_ = 0
-        """Sent so far."""
+        self.totals = HandoffTotals()
 
     def hand_over(self, request: Request, source: Replica) -> None:
         """A prompt has been computed: its request goes to a decode replica in this instant, after arrivals."""
+        self.totals.handed_over += 1
         self._sources[request.id] = request, source
         self._between[request.id] = request
         Alarm(self._env, HANDOVER + request.id, 0, lambda _: self._route(request))
@@ -94,7 +103,7 @@ class Handoff:
         target.take_over(request)
 
     def _send(self, id_: int, bytes_: int, delay_ps: int) -> None:
-        self.bytes_ += bytes_
+        self.totals.copied_bytes += bytes_
         self._flying[id_] = self._flying.get(id_, 0) + 1
         self._link.send(id_, bytes_, lambda alarm: self._landed(id_, alarm), delay_ps)
 

@@ -13,7 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from sim.metrics import ttft_s
 from sim.report.evidence import Evidence
 from sim.report.style import COLOURS, LINES, axes_of, new_figure, three_digits
-from sim.series import Floats, grid_over, percentile_by_arrival, run_window_ps, steps_by_sequences
+from sim.series import (
+    Floats,
+    blocks_of_replicas,
+    grid_over,
+    percentile_by_arrival,
+    run_window_ps,
+    steps_by_sequences,
+)
 from sim.units import PS_PER_S
 
 TITLES: Mapping[str, str] = {
@@ -133,7 +140,7 @@ def throughput(evidence: Evidence) -> Figure | None:
 def kv_memory(evidence: Evidence) -> Figure | None:
     """KV blocks over time: filled with tokens, held for tokens to come or for nothing, of no use to the queue, free."""
     facts, series = evidence.result.facts, evidence.series
-    blocks = (facts.get("num_gpu_blocks") or 0) * int(facts.get("replicas") or 1)
+    blocks = sum(blocks_of_replicas(evidence.result))
     if not blocks or not len(evidence.result.steps):
         return None
     block_gib = (facts.get("kv_block_bytes") or 0) / _GIB
