@@ -143,10 +143,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         *([("KV saved by sharing, mean", share(kv["shared_fraction"]))] if kv["shared_fraction"] else []),
         *((f"  of the blocks in use, {what}", share(kv[f"mean_{key}_share_of_used"])) for key, what in KV_USES.items()),
         ("Prompt tokens from the prefix cache", share(cache["token_hit_ratio"])),
-        *(
-            (f"  loaded from {tier['name']}", share(tier["share_of_prompts"]))
-            for tier in summary["prefix_cache"]["tiers"]
-        ),
+        *((f"  loaded from {tier['name']}", share(tier["share_of_prompts"])) for tier in cache["tiers"]),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
         ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
     ]
