@@ -310,6 +310,10 @@ def _check_pool(loaded: LoadedScenario, pool: Setup, prefill: Setup) -> None:
     error, scheduler = loaded.document.error, pool.engine.scheduler["kind"]
     if scheduler not in RESTORING:
         raise error(("engine", "scheduler"), "hands no prompts from pool to pool", value=scheduler, choices=RESTORING)
+    allocator = pool.engine.kv_cache["allocator"]["kind"]
+    if pool is prefill and allocator != "paged":
+        raise error(("engine", "kv_cache", "allocator"), "reserves room for answers that another pool gives",
+                    value=allocator, choices=["paged"])  # fmt: skip
     if pool.spec.sequences > 1:
         raise error(("pools",), "need one answer per request: sequences that fork share blocks with their prompt")
     if pool.scheme.kv_cache != prefill.scheme.kv_cache:

@@ -146,7 +146,29 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         *((f"  loaded from {tier['name']}", share(tier["share_of_prompts"])) for tier in cache["tiers"]),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
         ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
+        *_copies(summary),
     ]
+
+
+def _copies(summary: Mapping[str, Any]) -> list[Row]:
+    """Keys and values that moved between memories, and what each pool did; nothing where nothing could move."""
+    rows = [
+        (
+            f"Time with a step in progress, {pool['name']} ({pool['gpus']} x {pool['hardware']})",
+            share(pool["busy_share"]),
+        )
+        for pool in summary.get("pools") or ()
+    ]
+    handoff, swap = summary.get("handoff"), summary.get("swap")
+    if handoff:
+        rows.append(("Keys and values handed over", human_bytes(handoff["copied_bytes"])))
+    if swap:
+        rows += [
+            ("Preemptions swapped / with the host full", f"{swap['swaps']:,} / {swap['host_full']:,}"),
+            ("Swapped out", human_bytes(swap["swapped_out_bytes"])),
+            ("Stalled by copies, all replicas (s)", number(swap["stalled_s"])),
+        ]
+    return rows
 
 
 TENANT_HEADINGS = ("Tenant", "Priority", "Completed", "Output tokens", "TTFT mean", "TTFT p99", "Longest wait")

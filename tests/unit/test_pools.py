@@ -72,6 +72,7 @@ def test_by_default_the_link_is_the_network_of_a_replica() -> None:
     [
         ({"replicas__count": 2}, "pools.prefill.count"),
         ({"pools__decode__engine__scheduler": "static"}, "hands no prompts"),
+        ({"pools__prefill__engine__kv_cache__allocator": "max-length"}, "that another pool gives"),
         ({"pools__decode__engine__kv_cache_dtype": "fp8"}, "must be that of the prefill pool"),
         ({"pools__decode__engine__max_queued_requests": 3}, "is for the prefill pool"),
         ({"pools__decode__hardware": "h100"}, "h100-sxm"),

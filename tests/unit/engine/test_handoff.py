@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import ListWorkload
 
-from scenarios import Run, Scenario, examples, make_parts, random_scenario, rows_of, scenarios, with_prefixes
-from sim.build import ROUTERS, SCHEDULERS
+from scenarios import Run, Scenario, examples, make_parts, of_any_kind, random_scenario, rows_of, scenarios, with_policy
+from sim.build import ROUTERS
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.cluster import Cluster, _StopSimulationError
@@ -24,6 +24,7 @@ from sim.engine.events import ARRIVAL, Alarm
 from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
+from sim.engine_settings import RESTORING
 from sim.kv.host_pool import HostPool
 from sim.request import Reason, State
 from sim.schedulers.mover import Mover
@@ -62,20 +63,17 @@ def decode_parts(scenario: Scenario, pools: Pools, max_run: int, timer: StepTime
     plain = make_parts(scenario, max_run, timer)
     host = None if pools.swap is None else HostPool(300)
     mover = Mover(plain.kv, host, block_bytes=scenario.block_size, overlap=bool(pools.swap))
-    options = {"long_prefill_token_threshold": scenario.threshold} if scenario.scheduler == "chunked" else {}
-    scheduler = SCHEDULERS[scenario.scheduler](
-        plain.kv, plain.batch, max_num_seqs=scenario.max_num_seqs,
-        max_num_batched_tokens=scenario.max_num_batched_tokens, mover=mover, **options,
-    )  # fmt: skip
+    scheduler: Any = plain.scheduler
+    scheduler._mover = mover
     links = {OUT: pools.rate, IN: pools.rate} if host else {}
-    return replace(plain, scheduler=scheduler, links=links, overlap=bool(pools.swap), host=host)
+    return replace(plain, links=links, overlap=bool(pools.swap), host=host)
 
 
 def make(scenario: Scenario, pools: Pools, max_run: int, timer: StepTimer | None) -> tuple[Cluster, ListWorkload]:
     """A cluster of two pools that has not run yet."""
-    front = [
-        make_parts(replace(scenario, num_blocks=pools.prefill_blocks), max_run, timer) for _ in range(pools.prefill)
-    ]
+    memory = scenario.memory if scenario.allocator == "paged" else ()  # the others reserve room for the answer
+    first = replace(scenario, num_blocks=pools.prefill_blocks, allocator="paged", memory=memory)
+    front = [make_parts(first, max_run, timer) for _ in range(pools.prefill)]
     back = [decode_parts(scenario, pools, max_run, timer) for _ in range(pools.decode)]
     workload = ListWorkload(scenario.requests())
     rules = HandoffRules(ROUTERS[pools.router](0), pools.rate, pools.prefill, pools.layers, token_bytes=1)
@@ -222,6 +220,14 @@ def draw_pools(pick: Any, scenario: Scenario) -> Pools:
     )
 
 
+def that_restores(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same over any memory, with one of the schedulers that admit requests from elsewhere."""
+    scenario = of_any_kind(scenario, rng)
+    if scenario.scheduler not in RESTORING:
+        scenario = with_policy(scenario, rng, rng.randrange(5))
+    return replace(scenario, threshold=0, max_num_batched_tokens=2000) if scenario.prefix_tokens else scenario
+
+
 def compare(scenario: Scenario, pools: Pools) -> Run:
     """Leaping, runs of three and single-stepping."""
     runs = [play(scenario, pools, max_run) for max_run in (NO_LIMIT, 3, 1)]
@@ -237,17 +243,17 @@ def test_short_scenarios_agree_in_both_modes(scenario: Scenario, data: st.DataOb
     compare(scenario, draw_pools(lambda options: data.draw(st.sampled_from(options)), scenario))
 
 
-@pytest.mark.parametrize("prefixes", [False, True])
-def test_long_scenarios_agree_in_both_modes(prefixes: bool) -> None:
-    """The same over longer traffic, with preemptions, time-outs and swapping in the decode pool."""
+@pytest.mark.parametrize("kind", ["plain", "any"])
+def test_long_scenarios_agree_in_both_modes(kind: str) -> None:
+    """The same over longer traffic, with preemptions, time-outs and swapping in the decode pool, under any policy."""
     preempted = handed = 0
-    for seed in range(60):
+    for seed in range(40):
         rng = random.Random(seed)
         scenario = random_scenario(seed, most_requests=40)
-        if prefixes:
-            scenario = with_prefixes(replace(scenario, threshold=0, max_num_batched_tokens=2000), rng)
+        if kind == "any":
+            scenario = that_restores(scenario, rng)
         run = compare(scenario, draw_pools(rng.choice, scenario))
         preempted += int(run.requests["preemptions"].sum())
         handed += len(run.segments) - len(set(run.segments["request_id"].tolist()))
-    assert preempted > 100 or prefixes
-    assert handed > 500
+    assert preempted > 50 or kind == "any"
+    assert handed > 300
