@@ -9,43 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from sim.batch import DecodeBatch
-from sim.cost.calibrated_kernels import CalibratedKernels
-from sim.cost.calibration_source import find_calibration
 from sim.cost.memory import (
-    ForwardWidths,
-    MemoryBudget,
-    MemoryDemand,
     MemoryPlan,
-    activation_peak_bytes,
-    framework_bytes,
-    plan_memory,
 )
 from sim.cost.ops import GREEDY, ForwardPass, Sampler
-from sim.cost.roofline import DatasheetKernels, Kernels
+from sim.cost.roofline import Kernels
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.cost.shape import RunShape
 from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.documents import KeyPath
 from sim.engine.front_end import FrontEnd
 from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
-from sim.engine.router import Random, RoundRobin, Router, least_kv_usage, least_outstanding_requests
+from sim.engine.router import (
+    Random,
+    RoundRobin,
+    Router,
+    kv_aware,
+    least_kv_usage,
+    least_outstanding_requests,
+    prefix_affinity,
+)
+from sim.engine.tiers import TierLinks
 from sim.engine_settings import RESTORING, Engine, check_policies, options_of, resolve_engine
 from sim.errors import ConfigError
+from sim.gpu_resources import kernels_of, memory_of
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.forked import ForkedKV, ForkedPrefixCachedKV, ForkedRadixCachedKV
 from sim.kv.host_pool import HostPool
+from sim.kv.load_policy import LoadRule
 from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
+from sim.kv.tier_store import TierStore
+from sim.kv.tiered import TieredKV, TieredRadixKV
 from sim.kv_settings import with_kv_window
 from sim.model_formats import format_notes, quantization_of, with_dtype
 from sim.pools import PoolLink, pool_scenario
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
-from sim.presets import EnginePreset
 from sim.scenario import LoadedScenario, Scenario
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
@@ -100,6 +105,11 @@ FORKING_PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "radix": ForkedRadixCachedKV,
 }
 """What takes the place of either when requests have several sequences."""
+TIERED: Mapping[str, Callable[..., KVAllocator]] = {
+    "hash_block": TieredKV,
+    "radix": TieredRadixKV,
+}
+"""What takes the place of a prefix cache when there is memory below it."""
 FORKING_SCHEDULERS = ("chunked", "continuous")
 """Those that keep seats for the sequences to come."""
 PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
@@ -116,6 +126,8 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "random": Random,
     "least_outstanding_requests": lambda seed: least_outstanding_requests,
     "least_kv_usage": lambda seed: least_kv_usage,
+    "prefix_affinity": lambda seed: prefix_affinity,
+    "kv_aware": lambda seed: kv_aware,
 }
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
@@ -191,6 +203,8 @@ class Setup:
             scheduler, kv, batch, self.timer, int(engine.async_scheduling), max_run, predictor,
             engine.max_queued_requests,
         )  # fmt: skip
+        if isinstance(kv, TieredKV):
+            parts = replace(parts, tiers=self._tier_links(kv))
         if offload is None:
             return parts
         rate = LinkRate(offload["bandwidth"], to_ps(offload["latency_s"]))
@@ -237,11 +251,31 @@ class Setup:
             prefix_cache = self.engine.kv_cache["prefix_cache"]
             make = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[prefix_cache["match"]]
             options["eviction"] = prefix_cache["eviction"]
+            if self.engine.kv_cache.get("tiers"):
+                make, options = TIERED[prefix_cache["match"]], options | self._tiers()
         if self.bound_tokens is not None:
             make = BOUNDED.get(kind, make)
         known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
+
+    def _tiers(self) -> dict[str, Any]:
+        """Memory below the prefix cache, and when it is worth a copy."""
+        kv, block_bytes, spans = self.engine.kv_cache, self.block_bytes, len(self.timer.spans)
+
+        def prefill_ps(cached: int, new: int) -> int:
+            return self.timer.run(RunShape(0, 0, [(cached, new)], [0] * spans, [0] * spans), 1).total_ps
+
+        rates = [(tier["bandwidth"], to_ps(tier["latency_s"])) for tier in kv["tiers"]]
+        rule = LoadRule(kv["load_policy"], rates, block_bytes, kv["block_size"], prefill_ps)
+        store = TierStore([tier["capacity"] // block_bytes for tier in kv["tiers"]])
+        return {"store": store, "worth": rule, "prefetch": kv["prefetch"]}
+
+    def _tier_links(self, kv: TieredKV) -> TierLinks:
+        tiers, delay = self.engine.kv_cache["tiers"], "latency_s"
+        reads = [LinkRate(tier["bandwidth"], to_ps(tier[delay])) for tier in tiers]
+        writes = [LinkRate(tier["write_bandwidth"], to_ps(tier[delay])) for tier in tiers]
+        return TierLinks(kv, reads, writes, self.block_bytes)
 
     def front_end(self) -> FrontEnd | None:
         """A fresh API server; None where it takes no time."""
@@ -303,7 +337,7 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
-        kernels = _kernels(gpu, preset)
+        kernels = kernels_of(gpu, preset)
     if factors:
         kernels = ScaledKernels(kernels, factors)
     sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
@@ -311,7 +345,7 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     host = engine.host
     timer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
     with blamed(("model",), under=("engine",)):
-        memory = _memory(engine, architecture, scheme, gpu, preset)
+        memory = memory_of(engine, architecture, scheme, gpu, preset)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
     fixed = architecture.kv_bytes_per_sequence_fixed(
         scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
@@ -352,6 +386,8 @@ def _check_sequences(
     if (architecture.kv_limit_tokens or engine.max_model_len) < engine.max_model_len:
         raise error(("engine", "kv_cache", "sliding_window"), "writes over blocks that the sequences of a request "
                     f"share ({asked})", value=architecture.kv_limit_tokens)  # fmt: skip
+    if engine.kv_cache.get("tiers"):
+        raise error(("engine", "kv_cache", "tiers"), f"keep no blocks that several sequences share ({asked})")
     if spec.beam_width is not None and engine.async_scheduling:
         raise error(("engine", "async_scheduling"), "must be false with beam_width: which beams live is known only "
                     "when the step before has ended", value=True)  # fmt: skip
@@ -365,31 +401,3 @@ def _predictor(engine: Engine, seed: int) -> LengthPredictor | None:
     if engine.length_predictor is None:
         return None
     return PREDICTORS[engine.length_predictor["kind"]](seed, **options_of(engine.length_predictor))
-
-
-def _kernels(gpu: Gpu, preset: EnginePreset) -> Kernels:
-    """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults."""
-    found = find_calibration(gpu)
-    kernels: Kernels = DatasheetKernels(gpu)
-    if found is not None:
-        kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
-    factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
-    return ScaledKernels(kernels, factors) if factors else kernels
-
-
-def _memory(
-    engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
-) -> MemoryPlan:
-    tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
-    widths = ForwardWidths.of(architecture)
-    demand = MemoryDemand(
-        weight_bytes=architecture.weight_bytes(scheme, engine.layout),
-        activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
-        framework_bytes=framework_bytes(engine.layout.gpus),
-    )
-    per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
-    block_bytes = max(1, per_token * engine.kv_cache["block_size"])
-    budget = MemoryBudget(
-        preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
-    )
-    return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)

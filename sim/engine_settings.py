@@ -95,6 +95,8 @@ def resolve_engine(
         budget = max(budget, given.max_num_seqs)
     if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
         seqs = min(seqs, given.max_num_batched_tokens)
+    kv_cache = resolve_kv_cache(loaded, preset)
+    caches = kv_cache["enable_prefix_caching"]
     engine = Engine(
         preset=given.preset,
         scheduler=scheduler.as_dict(),
@@ -105,7 +107,7 @@ def resolve_engine(
         long_prefill_token_threshold=_first(given.long_prefill_token_threshold, preset.long_prefill_token_threshold),
         max_model_len=max_model_len,
         gpu_memory_utilization=given.gpu_memory_utilization or preset.gpu_memory_utilization,
-        kv_cache=resolve_kv_cache(loaded, preset) | _offload(loaded, gpu, scheduler.kind),
+        kv_cache=kv_cache | _tiers(loaded, gpu, caches) | _offload(loaded, gpu, scheduler.kind),
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
         num_gpu_blocks_override=given.num_gpu_blocks_override,
@@ -128,6 +130,25 @@ def resolve_engine(
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
+
+
+def _tiers(loaded: LoadedScenario, gpu: Gpu, caches: bool) -> dict[str, Any]:
+    """Memory below the prefix cache, if there is one (`caches`), with the bandwidths that are left out."""
+    kv = loaded.scenario.engine.kv_cache
+    if not kv.tiers:
+        return {}
+    if not caches:
+        raise loaded.document.error(("engine", "kv_cache", "tiers"), "hold what a prefix cache forgets: they need "
+                                    "enable_prefix_caching")  # fmt: skip
+    gpus = loaded.scenario.engine.tensor_parallel_size * loaded.scenario.engine.pipeline_parallel_size
+    tiers = []
+    for i, tier in enumerate(kv.tiers):
+        read = tier.bandwidth or (round(PCIE_SHARE * gpu.pcie_bytes_per_s) * gpus if i == 0 else None)
+        if read is None:
+            raise loaded.document.error(("engine", "kv_cache", "tiers", i, "bandwidth"), "is required but missing: "
+                                        "only the first tier is reached over the GPUs' own links")  # fmt: skip
+        tiers.append({**tier.model_dump(), "bandwidth": read, "write_bandwidth": tier.write_bandwidth or read})
+    return {"tiers": tiers, "load_policy": kv.load_policy, "prefetch": kv.prefetch}
 
 
 def _offload(loaded: LoadedScenario, gpu: Gpu, scheduler: str) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def summarise(
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
     summary |= fairness(requests, result.facts)
     summary |= _slo(result, completed, summary, samples)
+    summary["prefix_cache"] = _prefix_cache(result, completed)
     summary |= _steps(result, summary["duration"])
     summary |= {name: result.facts.get(name) for name in ("swap", "handoff")}
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
@@ -292,6 +293,18 @@ def _slo(
         "request_goodput": _per(good, summary["duration"]),
         "slo_attainment": _per(good, summary["completed"] + summary["failed"]),
         "slo": verdicts(slo, samples),
+    }
+
+
+def _prefix_cache(result: RunResult, completed: Table) -> dict[str, Any]:
+    """Shares of the prompts' tokens, and of their full blocks, that were found at the first admission."""
+    block = int(result.facts.get("block_size") or 1)
+    prompts, cached = completed["prompt_tokens"], completed["cached_tokens"]
+    tiers: list[dict[str, Any]] = result.facts.get("tiers") or []
+    return {
+        "token_hit_ratio": _per(int(cached.sum()), int(prompts.sum())),
+        "block_hit_ratio": _per(int((cached // block).sum()), int((prompts // block).sum())),
+        "tiers": [{**tier, "share_of_prompts": _per(tier["loaded_tokens"], int(prompts.sum()))} for tier in tiers],
     }
 
 

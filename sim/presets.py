@@ -132,5 +132,13 @@ class EnginePreset(BaseModel):
 
 
 def load_preset(name: str) -> EnginePreset:
-    """A shipped preset. Raises ConfigError with the nearest names."""
-    return validate(EnginePreset, load_yaml(find("preset", name)))
+    """A shipped preset. One that begins with `like:` is another one but for what it says itself.
+
+    Raises ConfigError with the nearest names.
+    """
+    document = load_yaml(find("preset", name))
+    given = dict(document.data)
+    if "like" not in given:
+        return validate(EnginePreset, document)
+    base = load_preset(str(given.pop("like")))
+    return validate(EnginePreset, document, data={**base.model_dump(exclude_unset=True), **given})

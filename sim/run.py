@@ -15,6 +15,7 @@ from sim.build import Setup, build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
 from sim.kv.host_pool import HostPool, swap_totals
+from sim.kv.tiered import tier_totals
 from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
@@ -78,6 +79,9 @@ def run_setup(
     tables = recorder.requests.table(), recorder.steps.table(), recorder.segments.table()
     result = RunResult(*tables, manifest=manifest(setup, cluster.interrupted))
     result.manifest["facts"].update(_transfers(cluster, [part.host for part in parts if part.host is not None]))
+    caches = [part.tiers.kv for part in parts if part.tiers is not None]
+    if caches:
+        result.manifest["facts"]["tiers"] = tier_totals(caches, setup.engine.kv_cache["tiers"])
     audit(result, cluster.submitted)
     return result
 

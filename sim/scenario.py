@@ -24,6 +24,7 @@ from pydantic import (
 from sim.catalog import find
 from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
+from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
 from sim.units import BYTES, BYTES_PER_S, quantity
@@ -79,6 +80,22 @@ class PrefixCacheSpec(BaseModel):
     )
 
 
+class TierSpec(BaseModel):
+    """Memory below the GPU's for what prompts leave behind."""
+
+    model_config = _STRICT
+
+    name: str = Field(description="host, disk, remote, ...: for people")
+    capacity: ByteCount = Field(description="of a replica, such as 64 GiB")
+    bandwidth: ByteCount | None = Field(
+        default=None,
+        description="reading, for all GPUs of a replica together, such as 6 GB/s; default for the first tier: the "
+        "GPUs' links to the host",
+    )
+    write_bandwidth: ByteCount | None = Field(default=None, description="writing; default: as reading")
+    latency_s: Seconds = Field(default=0.0, description="of every copy besides, such as 100 us")
+
+
 class KVCacheSpec(BaseModel):
     """How KV memory is handed out."""
 
@@ -98,6 +115,16 @@ class KVCacheSpec(BaseModel):
         default=None, ge=0, le=_MOST, description="keep the first so many as well; StreamingLLM found 4 enough"
     )
     prefix_cache: PrefixCacheSpec = Field(default_factory=PrefixCacheSpec, description="how prefixes are matched")
+    tiers: list[TierSpec] = Field(
+        default_factory=list, description="where prefixes go that the GPU forgets, fastest first (needs a prefix cache)"
+    )
+    load_policy: LoadPolicy = Field(
+        default="cheaper",
+        description="what tiers know of a prompt: load always, never, or when it beats computing",
+    )
+    prefetch: bool = Field(
+        default=True, description="load when a request arrives, while others pass it; false: at the head of the queue"
+    )
     offload: OffloadSpec = Field(
         default_factory=OffloadSpec, description="where preempted requests go with preemption_mode: swap"
     )

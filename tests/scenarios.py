@@ -20,18 +20,33 @@ from naive.model import Job, Outcome
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES, QUEUE_ORDERS, ROUTERS, SCHEDULERS
+from sim.build import (
+    ALLOCATORS,
+    FORKING,
+    FORKING_PREFIX_CACHES,
+    PREFIX_CACHES,
+    QUEUE_ORDERS,
+    ROUTERS,
+    SCHEDULERS,
+    TIERED,
+)
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
+from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine.router import Router
+from sim.engine.tiers import TierLinks
 from sim.kv.bounded import BoundedKV
+from sim.kv.host_pool import HostPool
+from sim.kv.tier_store import TierStore
+from sim.kv.tiered import TieredKV
 from sim.request import Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler
+from sim.schedulers.mover import Mover
 from sim.sequences import BeamSearch, with_sequences
-from sim.step import NO_LIMIT
+from sim.step import IN, NO_LIMIT, OUT
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "")
 """`thorough`: ten times as many scenarios. `quick`: a third of them, and none is shrunk, where only the verdict counts
@@ -105,6 +120,8 @@ class Scenario:
     memory: tuple[tuple[str, Any], ...] = ()
     """Options of the allocator."""
     fixed_blocks: int = 0
+    swap: tuple[tuple[str, int], ...] = ()
+    """Where victims are swapped to: capacity, block_bytes, bytes_per_s, latency_ps."""
     guesses: bool = False
     """Whether output lengths are guessed, badly; otherwise the longest output is expected."""
     policy: tuple[tuple[str, Any], ...] = ()
@@ -116,6 +133,9 @@ class Scenario:
     """Whether hashes go on beyond the prompt, to the longest output."""
     match: str = "hash_block"
     eviction: str = "lru"
+    tiers: tuple[int, ...] = ()
+    """Blocks that fit in each tier below the prefix cache."""
+    prefetch: bool = True
     sequences: int = 1
     """The most sequences that a request may have."""
     switch_probability: float | None = None
@@ -276,6 +296,21 @@ def with_prefixes(scenario: Scenario, rng: random.Random) -> Scenario:
     )
 
 
+def tight(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with long answers after short prompts, and memory for few of them: most are preempted."""
+    outputs = [rng.randint(1, 60) for _ in scenario.rows]
+    rows = tuple((i, at, min(p, 20), n, n) for (i, at, p, _, _), n in zip(scenario.rows, outputs, strict=True))
+    longest = max(p + most for _, _, p, _, most in rows)
+    return replace(
+        scenario,
+        rows=rows,
+        max_num_seqs=8,
+        max_num_batched_tokens=rng.choice([10, 30, 100]),
+        num_blocks=-(-longest // scenario.block_size) * rng.choice([10, 13, 20, 30, 60]) // 10,
+        timeout_ps=None if scenario.timeout_ps is None else 40 * scenario.timeout_ps,
+    )
+
+
 MEMORIES: list[tuple[str, dict[str, Any]]] = [
     ("paged", {"watermark": 0.1}),
     *(("max-length", {"placement": placement}) for placement in ("first-fit", "best-fit", "buddy", "paged")),
@@ -310,6 +345,7 @@ def with_memory(scenario: Scenario, rng: random.Random, which: int | None = None
 
 POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("chunked", {}),
+    ("chunked", {"max_num_partial_prefills": 1}),
     *(("continuous", {"priority": priority, "mixed": mixed}) for priority in ("prefill", "decode") for mixed in (0, 1)),
     ("static", {}),
     ("static", {"padding": False}),
@@ -344,8 +380,28 @@ def with_policy(scenario: Scenario, rng: random.Random, which: int | None = None
     )
 
 
+def with_swap(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with preemption by swapping, for the schedulers and allocators that can."""
+    unit = scenario.block_size * scenario.tick_ps
+    swap = {
+        "capacity": scenario.block_size * rng.choice([3, 20, 10**6]),
+        "block_bytes": scenario.block_size,
+        "bytes_per_s": 10**12 // rng.choice([1, 7, 2 * unit]),
+        "latency_ps": rng.choice([0, 5]) * scenario.tick_ps,
+    }
+    scheduler, options = rng.choice([policy for policy in POLICIES if policy[0] in ("chunked", "continuous")])
+    which = POLICIES.index((scheduler, options))
+    scenario = tight(scenario, rng)
+    if rng.random() < 0.5:
+        scenario = with_memory(scenario, rng, rng.choice([0, 6, 7]))
+    scenario = with_policy(scenario, rng, which)
+    return replace(scenario, swap=tuple(swap.items()))
+
+
 def of_any_kind(scenario: Scenario, rng: random.Random) -> Scenario:
     """The same with any scheduler over any allocator or prefix cache."""
+    if rng.random() < 0.5:
+        scenario = tight(scenario, rng)
     if rng.random() < 0.4:
         scenario = with_policy(with_memory(scenario, rng), rng)
     else:
@@ -451,7 +507,8 @@ def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | N
     size = scenario.num_blocks, scenario.block_size, scenario.fixed_blocks
     if scenario.prefix_tokens:
         cached = (FORKING_PREFIX_CACHES if forks else PREFIX_CACHES)[scenario.match]
-        kv = cached(*size, eviction=scenario.eviction, **dict(scenario.memory))
+        cached = TIERED[scenario.match] if scenario.tiers else cached
+        kv = cached(*size, eviction=scenario.eviction, **dict(scenario.memory), **_below(scenario))
     elif scenario.allocator == "paged" and "bound_tokens" in dict(scenario.memory):
         kv = BoundedKV(*size, **dict(scenario.memory))
     else:
@@ -471,7 +528,26 @@ def make_parts(scenario: Scenario, max_run: int = NO_LIMIT, timer: StepTimer | N
         preemption_victim=scenario.victim,
         **options,
     )
-    return ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
+    parts = ReplicaParts(scheduler, kv, batch, timer or scenario.timer(), scenario.lead, max_run)
+    if scenario.swap:
+        swap = dict(scenario.swap)
+        host, rate = HostPool(swap["capacity"]), LinkRate(swap["bytes_per_s"], swap["latency_ps"])
+        scheduler._mover = Mover(kv, host, block_bytes=swap["block_bytes"], fixed_blocks=scenario.fixed_blocks)
+        return replace(parts, links={IN: rate, OUT: rate})
+    if not isinstance(kv, TieredKV):
+        return parts
+    # A block takes 2, 9, 16, ... ticks to read and 5 to write.
+    reads = [LinkRate(10**12 // (scenario.tick_ps * (2 + 7 * i)), scenario.tick_ps) for i in range(len(scenario.tiers))]
+    write = LinkRate(10**12 // (scenario.tick_ps * 5))
+    return replace(parts, tiers=TierLinks(kv, reads, [write] * len(reads), 1))
+
+
+def _below(scenario: Scenario) -> dict[str, Any]:
+    """Tiers from which nothing is loaded that is one block only."""
+    if not scenario.tiers:
+        return {}
+    store = TierStore(scenario.tiers)
+    return {"store": store, "worth": lambda cached, parts: sum(parts) > 1, "prefetch": scenario.prefetch}
 
 
 def make_cluster(
@@ -574,4 +650,5 @@ def play_naively(scenario: Scenario) -> Outcome:
         memory=scenario.allocator,
         memory_options={name: value for name, value in scenario.memory if name != "max_model_len"},
         fixed_blocks=scenario.fixed_blocks,
+        swap=dict(scenario.swap),
     )

@@ -32,6 +32,7 @@ LEVELS = (
     ("scenario",),
     ("kv_settings",),
     ("engine_settings", "written_workload", "model_formats", "pools"),
+    ("gpu_resources",),
     ("build",),
     ("resolved",),
     ("run",),

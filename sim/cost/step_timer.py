@@ -39,11 +39,12 @@ class _Knots:
     once; slopes are integers, so that any number of steps adds up exactly.
     """
 
-    __slots__ = ("_forward", "_span", "_tick", "table")
+    __slots__ = ("_forward", "_priced", "_span", "_tick", "table")
 
     def __init__(self, forward: ForwardPass, span: int, tick_ps: int) -> None:
         self._forward, self._span, self._tick = forward, span, tick_ps
         self.table: dict[int, tuple[int, int]] = {}
+        self._priced: dict[tuple[int, int], int] = {}  # a knot ends one cell and begins the next
 
     def at(self, sequences: int, tokens: int) -> tuple[int, int, int]:
         """(time in ps, its slope per token, tokens until the next knot)."""
@@ -57,15 +58,17 @@ class _Knots:
 
     def price(self, sequences: int, e: int, cell: int) -> tuple[int, int]:
         """Time at the knot `cell << e` and slope up to the next one, remembered."""
-        left = self._seconds_as_ps(sequences, cell << e)
-        right = self._seconds_as_ps(sequences, (cell + 1) << e)
+        left, right = self._knot_ps(sequences, cell << e), self._knot_ps(sequences, (cell + 1) << e)
         slope = (right - left >> e) // self._tick * self._tick
         self.table[sequences << 12 | e << 5 | cell] = left, slope
         return left, slope
 
-    def _seconds_as_ps(self, sequences: int, tokens: int) -> int:
-        seconds = sum(op.seconds for op in self._forward.decode(sequences, tokens, self._span))
-        return round(seconds * PS_PER_S / self._tick) * self._tick
+    def _knot_ps(self, sequences: int, tokens: int) -> int:
+        time = self._priced.get((sequences, tokens))
+        if time is None:
+            seconds = sum(op.seconds for op in self._forward.decode(sequences, tokens, self._span))
+            self._priced[sequences, tokens] = time = round(seconds * PS_PER_S / self._tick) * self._tick
+        return time
 
 
 def padded_rows(tokens: int) -> int:

@@ -28,7 +28,7 @@ class StepTimes:
         if steps == self.steps:
             return self.total_ps
         first, start, a, b, _ = self.pieces[-1]
-        if steps >= first:
+        if first <= steps < self.steps:  # mostly it is the last piece: at lead 1 a run is left one step before its end
             n = steps - first
             return start + n * a + b * (n * (n - 1) >> 1)
         for first, start, a, b, k in self.pieces:

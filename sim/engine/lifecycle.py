@@ -8,6 +8,7 @@ from typing import cast
 
 from sim.batch import DecodeBatch
 from sim.engine.recorder import Recorder, Rows
+from sim.engine.tiers import TierTraffic
 from sim.kv.base import ForkingKVAllocator, KVAllocator
 from sim.predictors import LengthPredictor
 from sim.request import (
@@ -35,7 +36,7 @@ class Lifecycle:
     # CPython 3.11 reads up to 30 attributes of an object without slots quickly, and no more.
     __slots__ = (
         "_batch", "_copying", "_delivered", "_drains", "_ended", "_finishes", "_free_ps", "_gone", "_hand_over", "_kv",
-        "_predictor", "_requests", "_scheduler", "_segments", "_sequences", "_start", "_switches", "index",
+        "_predictor", "_requests", "_scheduler", "_segments", "_sequences", "_start", "_switches", "_tiers", "index",
         "outstanding",
     )  # fmt: skip
 
@@ -63,6 +64,7 @@ class Lifecycle:
         self._copying: dict[int, Transfer] = {}  # copies under way, by request
         # The same for the decode step after which a beam is replaced by another one.
         self._switches: list[tuple[int, int, int, Sequence]] = []
+        self._tiers: TierTraffic | None = None  # memory below the prefix cache
         self._gone: list[Request] = []  # their clients have given up; they end at the next boundary
         self._start = 0  # of the run in force
         self._free_ps = 0  # when the last committed step ends; later than now while it is in flight (lead = 1)
@@ -203,7 +205,8 @@ class Lifecycle:
         for request in sequences:
             if request.state is WAITING:  # it was preempted while its last token was in flight
                 request.state = State.ABORTED
-                self._scheduler.abort(request)
+                if self._tiers is None or not self._tiers.withdraw(request):
+                    self._scheduler.abort(request)
             elif request.state is RUNNING:
                 request.state = State.ABORTED
                 if request.id not in self._copying and request.segment_start_ps < NO_LIMIT:
@@ -276,7 +279,8 @@ class Lifecycle:
 
     def _close_all(self, now: int) -> None:
         """The simulation ends here: every request that is left ends as unfinished."""
-        for request in [*self._scheduler.running(), *self._scheduler.waiting()]:
+        withheld = [] if self._tiers is None else self._tiers.withheld.values()
+        for request in [*self._scheduler.running(), *self._scheduler.waiting(), *withheld]:
             running, request.state = request.state is RUNNING, State.UNFINISHED
             if running:
                 self._leave(request, min(self._delivered, request._finish_step), now)

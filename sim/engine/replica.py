@@ -13,6 +13,7 @@ from sim.engine.events import BOUNDARY, PLAN, Alarm, Clock
 from sim.engine.lifecycle import EndHandler
 from sim.engine.link import LinkRate
 from sim.engine.recorder import Recorder
+from sim.engine.tiers import TierLinks, TierTraffic
 from sim.engine.transfers import Transfers
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
@@ -45,6 +46,8 @@ class ReplicaParts:
     """Whether steps go on while copies are under way; else the step that follows waits for them."""
     host: HostPool | None = None
     """Where preempted requests are swapped to."""
+    tiers: TierLinks | None = None
+    """Memory below the prefix cache."""
 
 
 HandOver = Callable[[Request, "Replica"], None]
@@ -76,6 +79,8 @@ class Replica(Transfers):
     ) -> None:
         super().__init__(index, parts.scheduler, parts.kv, parts.batch, recorder, ended)
         self.connect(env, parts.links, parts.overlap)
+        if parts.tiers is not None:
+            self._tiers = TierTraffic(env, parts.scheduler, parts.tiers, self._interrupt)
         self._predictor, self._max_queued = parts.predictor, parts.max_queued_requests
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
@@ -99,7 +104,8 @@ class Replica(Transfers):
         self._sequences += 1
         if self._predictor is not None:
             request.predicted_output_tokens = self._predictor.predict(request)
-        if self._scheduler.submit(request) or self._plan is None:
+        withheld = self._tiers is not None and self._tiers.withhold(request)
+        if withheld or self._scheduler.submit(request) or self._plan is None:
             self._interrupt()
 
     def prefill_for(self, hand_over: HandOver, push: Push) -> None:
@@ -146,11 +152,22 @@ class Replica(Transfers):
 
     def used_blocks(self) -> int:
         """KV blocks in use now, read from the run in force without committing any of it."""
+        return self._kv.used_after(self._begun())
+
+    def used_tokens(self) -> int:
+        """The same in tokens of room."""
+        return self.used_blocks() * self._kv.block_tokens
+
+    def find_cached(self, request: Request) -> int:
+        """Prompt tokens that a request which arrives now would find here."""
+        return self._kv.find_cached(request, self._begun())
+
+    def _begun(self) -> int:
+        """Decode steps of the run in force that single-stepping would have committed by now."""
         if self._plan is None or self._times is None or not self._plan.decodes:
-            return self._kv.used_after(0)
+            return 0
         elapsed = self._now - self._start
-        committed = self._times.ended_by(elapsed) + self._lead if elapsed >= 0 else 0
-        return self._kv.used_after(min(committed, self._steps))
+        return min(self._times.ended_by(elapsed) + self._lead, self._steps) if elapsed >= 0 else 0
 
     def check(self) -> None:
         """Raise InvariantError unless the blocks agree with the requests that hold them, as of the last commit."""
@@ -196,7 +213,7 @@ class Replica(Transfers):
         """Plan the next run; the time of its last boundary (lead = 1: when its last step starts), -1 without a plan."""
         env = self._env
         now: int = env._now  # type: ignore[assignment]
-        plan = self._scheduler.plan(now)
+        plan = self._scheduler.plan(now) if self._tiers is None else self._tiers.plan(now)
         if plan is not DECODE:
             if isinstance(plan, Idle):
                 self._wait(plan.until_ps, now)
@@ -299,7 +316,7 @@ class Replica(Transfers):
                 self._blocked_ps = now
             else:
                 raise InvariantError(f"replica {self.index} has running requests and plans no step")
-        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT and not self._copying:
+        elif self._scheduler.num_waiting and until_ps >= NO_LIMIT and not self._copying and not self._loading:
             raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
         if until_ps < NO_LIMIT:
             self._wake_at(max(now, until_ps))

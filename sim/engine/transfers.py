@@ -61,6 +61,10 @@ class Transfers(Lifecycle, ABC):
         """Prompts that other replicas have computed come over a link that is not this replica's alone."""
         self._links[HANDOFF] = link
 
+    @property
+    def _loading(self) -> bool:
+        return self._tiers is not None and self._tiers.busy
+
     def _copy(self, transfers: Sequence[Transfer], start_ps: int, now: int) -> None:
         """The copies of a plan: they begin when its step does, or delay it. Different links work side by side."""
         sizes: dict[str, int] = {}

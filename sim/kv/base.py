@@ -62,8 +62,11 @@ class KVAllocator(Protocol):
         """The most blocks this request may ever hold. More than `total_blocks`: it can never be served."""
         ...
 
-    def find_cached(self, request: Request) -> int:
-        """Tokens a request that holds nothing would not have to compute if it were admitted now. Changes nothing."""
+    def find_cached(self, request: Request, after: int = 0) -> int:
+        """Tokens a request that holds nothing would not have to compute if it were admitted now. Changes nothing.
+
+        `after`: steps of the growing requests that have begun and will be committed later; they take blocks first.
+        """
         ...
 
     def can_reserve(self, request: Request, tokens: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from sim.kv.prefix_tree import Run
 
@@ -17,6 +17,8 @@ class FreeQueue(Protocol):
     """
 
     blocks: int
+    lazy: ClassVar[bool]
+    """Whether it comes to the same if blocks that are used already are taken only after others were added."""
 
     def __iter__(self) -> Iterator[Run]:
         """What will be taken, the first of it first; blocks without known content are runs without a parent."""
@@ -38,6 +40,11 @@ class FreeQueue(Protocol):
         """Blocks for a new use; what they held is forgotten."""
         ...
 
+    @property
+    def empty(self) -> int:
+        """Blocks without content at the front."""
+        ...
+
     def joins(self, upper_hits: int, lower_hits: int) -> bool:
         """Whether two runs in a row, held by the same requests, may as well be one."""
         ...
@@ -50,6 +57,7 @@ class RecencyQueue:
     """
 
     __slots__ = ("_last", "_runs", "blocks")
+    lazy: ClassVar[bool] = True
 
     def __init__(self, blocks: int) -> None:
         self._last: Run | None = None
@@ -100,6 +108,12 @@ class RecencyQueue:
             elif run is self._last:
                 self._last = None
 
+    @property
+    def empty(self) -> int:
+        """Those at the front."""
+        first = next(iter(self._runs), None)
+        return first.blocks if first is not None and first.parent is None else 0
+
     def joins(self, upper_hits: int, lower_hits: int) -> bool:
         """Always: how often a block was used does not matter."""
         return True
@@ -114,6 +128,7 @@ class RankedQueue:
     """
 
     __slots__ = ("_buckets", "_by_hits", "_ranks", "_unknown", "_whole", "blocks")
+    lazy: ClassVar[bool] = False
 
     def __init__(self, blocks: int, *, by_hits: bool, whole: bool) -> None:
         self._by_hits, self._whole = by_hits, whole
@@ -162,6 +177,11 @@ class RankedQueue:
             self._unknown += size
             del bucket[run]
             run.forget()
+
+    @property
+    def empty(self) -> int:
+        """Blocks without content."""
+        return self._unknown
 
     def joins(self, upper_hits: int, lower_hits: int) -> bool:
         """If they have the same rank, and not if runs are taken as a whole: then it matters where one ends."""

@@ -48,7 +48,7 @@ class PagedKV:
         tokens = request.prompt_tokens + request.max_output_tokens
         return (tokens + self.block_tokens - 1) // self.block_tokens + self._fixed
 
-    def find_cached(self, request: Request) -> int:
+    def find_cached(self, request: Request, after: int = 0) -> int:
         """None: what a request leaves behind is forgotten."""
         return 0
 

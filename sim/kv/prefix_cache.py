@@ -31,7 +31,7 @@ class PrefixCachedKV(PagedKV):
     `eviction` is `lru`, or `lfu`: the block that the fewest requests have held since it was filled goes first, among
     equals the least recently used, and blocks that nobody can ask for before all others.
 
-    The free queue is brought up to date when somebody looks for a prefix or leaves; in between blocks are only taken.
+    The free queue is brought up to date when somebody looks for a prefix, or leaves if that makes a difference.
     """
 
     __slots__ = ("_free", "_prompts", "_roots")
@@ -50,11 +50,11 @@ class PrefixCachedKV(PagedKV):
         self._prompts: dict[Request, Prompt] = {}  # of those that hold blocks and may share them
         self._roots: dict[int, Run] = {}  # by tokens per hash: hashes of different lengths never match
 
-    def find_cached(self, request: Request) -> int:
+    def find_cached(self, request: Request, after: int = 0) -> int:
         """Tokens of the longest known beginning, in whole blocks."""
         if not request.traits.prefix_hashes:
             return 0
-        self._take_owed()
+        self._take_owed(after)
         prompt = self._prompt(request)
         return prompt.find(self._limit(request, prompt))[1] * self.block_tokens
 
@@ -62,8 +62,10 @@ class PrefixCachedKV(PagedKV):
         """Exact when it denies. A prefix may need room of its own, which is only looked at where it could help."""
         if super().can_reserve(request, tokens):
             return True
-        if not request.traits.prefix_hashes:
-            return False
+        return bool(request.traits.prefix_hashes) and self._fits_behind_cached(request, tokens)
+
+    def _fits_behind_cached(self, request: Request, tokens: int) -> bool:
+        """Whether there is room for the first chunk of a prompt, behind what is found of it. Exact."""
         self._take_owed()
         prompt = self._prompt(request)
         _, found, held = prompt.find(self._limit(request, prompt))
@@ -77,7 +79,10 @@ class PrefixCachedKV(PagedKV):
         if not request.traits.prefix_hashes:
             return super().reserve(request, tokens)
         if not request.reserved_tokens:
-            return self._admit(request, tokens)
+            grant = self._admit(request, tokens)
+            if grant is not None:
+                self._publish(request, self._prompts[request])
+            return grant
         grant = super().reserve(request, tokens)
         if grant is not None:
             self._take_owed()
@@ -86,8 +91,9 @@ class PrefixCachedKV(PagedKV):
 
     def release(self, request: Request) -> None:
         """Blocks that nobody else holds join the queue, the last one first."""
-        self._take_owed()
-        if request not in self._parked:
+        if not self._free.lazy:
+            self._take_owed()
+        if not self._parked or request not in self._parked:
             self._offer(request)
         prompt = self._prompts.pop(request, None)
         before = self.free_blocks
@@ -100,7 +106,6 @@ class PrefixCachedKV(PagedKV):
 
     def park(self, request: Request) -> None:
         """What it has computed can be found from now on."""
-        self._take_owed()
         self._offer(request)
         super().park(request)
 
@@ -147,7 +152,6 @@ class PrefixCachedKV(PagedKV):
         if path:
             self._hold(prompt, path, found)
         self._free.take(self._free.blocks - self.free_blocks)
-        self._publish(request, prompt)
         return Grant(cached) if cached else GRANTED
 
     def _let_go(self, prompt: Prompt, freed: int) -> None:
@@ -214,7 +218,8 @@ class PrefixCachedKV(PagedKV):
     def _offer(self, request: Request) -> None:
         """A request that leaves lets others find what it has computed."""
         prompt = self._prompts.get(request)
-        if prompt is not None:
+        if prompt is not None and prompt.blocks > prompt.run.end:
+            self._take_owed()
             decodes = request.reserved_tokens == GROWING
             known = request.prompt_tokens + request.emitted_tokens - 1 if decodes else request.computed_tokens
             self._insert(prompt, known)
@@ -236,9 +241,11 @@ class PrefixCachedKV(PagedKV):
             return RankedQueue(self.total_blocks, by_hits=True, whole=False)
         return RecencyQueue(self.total_blocks)
 
-    def _take_owed(self) -> None:
-        """Take from the queue what has been counted as used since the last time."""
+    def _take_owed(self, after: int = 0) -> None:
+        """Take from the queue what has been counted as used since the last time, and what `after` steps more will."""
         owed = self._free.blocks - self.free_blocks
+        if after:
+            owed += self._grown(after)
         if owed > 0:
             self._free.take(owed)
 

@@ -20,14 +20,14 @@ class Run:
     its first block, so that nothing is copied when a run is cut or grows; `key` is that of this run's first block, and
     its name among its parent's children. All requests that hold one of the run's blocks hold all of them, and those of
     its ancestors: `refs` counts these requests, and `hits` those that ever did. A run without a parent that is not a
-    root holds nothing anybody could ask for.
+    root holds nothing anybody could ask for. `tier` says where the blocks are, in a store that has several places.
     """
 
-    __slots__ = ("begin", "children", "end", "hits", "key", "keys", "parent", "refs")
+    __slots__ = ("begin", "children", "end", "hits", "key", "keys", "parent", "refs", "tier")
 
     def __init__(self, parent: Run | None, key: Hashable, keys: Keys, begin: int, end: int) -> None:
         self.parent, self.key, self.keys, self.begin, self.end = parent, key, keys, begin, end
-        self.refs = self.hits = 0
+        self.refs = self.hits = self.tier = 0
         self.children: dict[Hashable, Run] = {}
 
     @property
@@ -38,7 +38,7 @@ class Run:
     def split(self, at: int, ratio: int) -> Run:
         """The blocks before `at` become a run of their own, which is returned: the parent of what is left."""
         upper = Run(self.parent, self.key, self.keys, self.begin, at)
-        upper.refs, upper.hits = self.refs, self.hits
+        upper.refs, upper.hits, upper.tier = self.refs, self.hits, self.tier
         if self.parent is not None:
             self.parent.children[self.key] = upper
         self.parent, self.begin, self.key = upper, at, self.keys[at // ratio]

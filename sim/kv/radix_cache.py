@@ -22,7 +22,25 @@ class RadixCachedKV(PrefixCachedKV):
     the fewest requests have held (`lfu`).
     """
 
-    __slots__ = ()
+    __slots__ = ("_refused",)
+
+    def can_reserve(self, request: Request, tokens: int) -> bool:
+        """True also for those who find something: if a leaf of it goes, what is left of them may fit."""
+        return super().can_reserve(request, tokens) or self.find_cached(request) > 0
+
+    def growth_limit(self, steps: int) -> int:
+        """Not beyond the step that evicts a leaf, while somebody is refused whose leaf that may be.
+
+        It makes more room than the step takes, so the next plan may admit him.
+        """
+        limit = super().growth_limit(steps)
+        if not self._refused or not limit:
+            return limit
+        self._take_owed()
+        free, self.free_blocks = self.free_blocks, self._free.empty
+        limit = min(limit, super().growth_limit(limit) + 1)
+        self.free_blocks = free
+        return limit
 
     def reserve(self, request: Request, tokens: int) -> Grant | None:
         """Blocks for a chunk."""
@@ -38,6 +56,16 @@ class RadixCachedKV(PrefixCachedKV):
         if request in self._prompts:
             self._take_owed()
             self._insert(self._prompts[request], request.computed_tokens)
+
+    def _admit(self, request: Request, tokens: int) -> Grant | None:
+        grant = super()._admit(request, tokens)
+        self._refused = grant is None and self.find_cached(request) > 0
+        return grant
+
+    def _fits_behind_cached(self, request: Request, tokens: int) -> bool:
+        fits = super()._fits_behind_cached(request, tokens)
+        self._refused = not fits
+        return fits
 
     def _publish(self, request: Request, prompt: Prompt) -> None:
         """What is only planned cannot be found."""
@@ -58,4 +86,5 @@ class RadixCachedKV(PrefixCachedKV):
             prompt.extend(end, self._free.joins)
 
     def _queue(self, by_hits: bool) -> FreeQueue:
+        self._refused = False  # somebody who would find something, for want of room
         return RankedQueue(self.total_blocks, by_hits=by_hits, whole=True)

@@ -144,7 +144,10 @@ class ReservedKV(PagedKV):
     def restore(self, request: Request) -> Grant | None:
         """Admitted again, with its next token in mind."""
         tokens = request.computed_tokens
-        if request in self._parked or not self._fits(self._blocks(self._room(request, tokens + 1))):
+        room = self._room(request, tokens)
+        blocks = self._blocks(room)
+        full = (blocks - self._fixed) * self.block_tokens <= tokens < self._most(room)
+        if request in self._parked or not self._fits(blocks + self._quantum * full):
             return None
         return self._admit(request, tokens)
 

@@ -131,7 +131,7 @@ def latencies(summary: Mapping[str, Any], metrics: Mapping[str, str]) -> list[tu
 
 def batching(summary: Mapping[str, Any]) -> list[Row]:
     """How the replicas worked: batches, busy time, KV cache, preemptions."""
-    kv = summary["kv"]
+    kv, cache = summary["kv"], summary["prefix_cache"]
     return [
         ("Steps", number(summary["num_steps"], 0)),
         ("Mean batch size (sequences)", number(summary["mean_batch_size"])),
@@ -142,7 +142,11 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("KV blocks refused to the queue's head, mean", share(kv["mean_stranded_share"])),
         *([("KV saved by sharing, mean", share(kv["shared_fraction"]))] if kv["shared_fraction"] else []),
         *((f"  of the blocks in use, {what}", share(kv[f"mean_{key}_share_of_used"])) for key, what in KV_USES.items()),
-        ("Prompt tokens from the prefix cache", _cached(summary)),
+        ("Prompt tokens from the prefix cache", share(cache["token_hit_ratio"])),
+        *(
+            (f"  loaded from {tier['name']}", share(tier["share_of_prompts"]))
+            for tier in summary["prefix_cache"]["tiers"]
+        ),
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
         ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
         *_copies(summary),
@@ -325,8 +329,3 @@ def _arrivals(arrival: Mapping[str, Any]) -> str:
     shown = [f"{key} {value:g}" for key, value in arrival.items() if isinstance(value, (int, float))]
     details = f" ({', '.join(shown)})" if shown else ""
     return f"{kind} arrivals{details}".strip()
-
-
-def _cached(summary: Mapping[str, Any]) -> str:
-    received = summary["total_input_tokens"]
-    return share(summary["cached_input_tokens"] / received) if received else NOTHING

@@ -47,8 +47,8 @@ class ContinuousScheduler(SeatedScheduler):
             chunks: list[tuple[Request, int]] = []
             left = self._admit(chunks, self._max_num_batched_tokens)
             if chunks or self._copies:
-                decodes = self._mixed and 0 < self._batch.count <= left if chunks else self._batch.count > 0
-                return StepPlan(chunks, decodes, transfers=self._take_copies())
+                ride = not chunks or (self._mixed and (self._decodes_first or self._batch.count <= left))
+                return StepPlan(chunks, ride and self._batch.count > 0, transfers=self._take_copies())
         return self._decode() if self._batch.count else IDLE
 
     def _around_decodes(self) -> StepPlan:

@@ -44,6 +44,8 @@ class DynamicScheduler(StaticScheduler):
 
     def plan(self, now_ps: int) -> StepPlan | Idle:
         """The batch under way, or a new one if it is full or somebody has waited long enough."""
+        if self._accounts is not None:
+            self._accounts.settle(self._batch.steps)
         if not self._running and 0 < self._waiting.size < self._size:
             deadline_ps = self._oldest().arrival_ps + self._max_wait_ps
             if now_ps < deadline_ps:

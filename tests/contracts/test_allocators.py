@@ -1,4 +1,4 @@
-"""What `sim.kv.base` promises, for every allocator of `sim.build`; prefix caches with and without shared prompts."""
+"""What `sim.kv.base` promises, for every allocator of `sim.build`: with and without shared prompts, and with forks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.build import ALLOCATORS, PREFIX_CACHES
+from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
@@ -20,6 +20,7 @@ from sim.kv.max_length import PLACEMENTS, MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.request import Request, Traits
+from sim.sequences import Sequence, with_sequences
 
 BOUND, CONTEXT = 30, 60
 MAKERS = {
@@ -33,6 +34,8 @@ MAKERS = {
     "predicted, bounded": partial(PredictedKV, bound_tokens=BOUND, growth_blocks=2),
     **{f"{name}, prefixes cached": make for name, make in PREFIX_CACHES.items()},
     **{f"{name}, prefixes shared": make for name, make in PREFIX_CACHES.items()},
+    **{f"{name}, forks": make for name, make in FORKING.items()},
+    **{f"{name}, prefixes shared, forks": make for name, make in FORKING_PREFIX_CACHES.items()},
 }
 pytestmark = pytest.mark.parametrize("kind", MAKERS)
 
@@ -43,6 +46,7 @@ class Tenants:
 
     kv: KVAllocator
     hash_tokens: int = 0  # 0: prompts share nothing
+    forks: bool = False  # whether requests have several sequences
     prefilling: list[Request] = field(default_factory=list)
     growing: list[Request] = field(default_factory=list)
     copied: list[tuple[Request, int]] = field(default_factory=list)  # parked, and the tokens stored
@@ -51,7 +55,7 @@ class Tenants:
 
     def act(self, rng: random.Random) -> None:
         """One random thing that a scheduler or a replica may do."""
-        moves = ["park", "land", "restore"]
+        moves = ["switch", "switch"] if self.forks else ["park", "land", "restore"]
         action = rng.choice(["admit", "admit", "chunk", "advance", "advance", "leave", "leave", *moves])
         if action == "admit":
             request = self.newcomer(rng, rng.randint(1, 40))
@@ -75,6 +79,16 @@ class Tenants:
             self.growing.append(self.away.pop(0))
             self.kv.grow(self.growing[-1])
 
+        elif action == "switch" and self.growing:
+            self.switch(rng.choice(self.growing), rng.choice(self.growing))
+
+    def switch(self, dropped: Request, other: Request) -> None:
+        """A beam is continued twice, in the stead of another one that is as long."""
+        if dropped is not other and dropped.computed_tokens == other.computed_tokens:
+            self.kv.release(dropped)
+            self.kv.fork(other, dropped)
+            self.kv.grow(dropped)
+
     def park(self, request: Request) -> None:
         """A growing request is swapped out: it holds its room until it has been copied."""
         self.growing.remove(request)
@@ -89,14 +103,13 @@ class Tenants:
 
     def newcomer(self, rng: random.Random, prompt: int) -> Request:
         """A request that holds nothing; its prompt may begin like others."""
-        if not self.hash_tokens:
-            request = Request(self.born, 0, prompt, 30)
-            request.predicted_output_tokens = rng.choice([1, 10, 30])
-            return request
-        hashes = tuple(rng.choice([0, 0, 0, 0, 1]) for _ in range(rng.choice([0, 1, 2]) * prompt // self.hash_tokens))
-        return Request(
-            self.born, 0, prompt, 30, traits=Traits(prefix_hashes=hashes, prefix_block_tokens=self.hash_tokens)
-        )
+        request = Request(self.born, 0, prompt, 30)
+        request.predicted_output_tokens = rng.choice([1, 10, 30])
+        if self.hash_tokens:
+            blocks = rng.choice([0, 1, 2]) * prompt // self.hash_tokens
+            hashes = tuple(rng.choice([0, 0, 0, 0, 1]) for _ in range(blocks))
+            request.traits = Traits(prefix_hashes=hashes, prefix_block_tokens=self.hash_tokens)
+        return with_sequences(request, (30,) * rng.choice([1, 2, 4])) if self.forks else request
 
     def chunk(self, request: Request, tokens: int) -> bool:
         """Room for a chunk, which is computed at once."""
@@ -113,6 +126,11 @@ class Tenants:
             self.prefilling.remove(request)
             self.growing.append(request)
             self.kv.grow(request)
+            for child in request.group.fork() if isinstance(request, Sequence) else ():
+                self.kv.fork(request, child)
+                request.forks -= 1
+                self.growing.append(child)
+                self.kv.grow(child)
 
     def advance(self, steps: int) -> None:
         """Steps in which the growing requests take part."""
@@ -143,12 +161,13 @@ class Tenants:
         return copy.deepcopy(self)
 
     def look(self) -> tuple[object, ...]:
-        """All that can be seen of the allocator."""
-        kv = self.kv
-        near = tuple(kv.growth_limit(k) for k in range(0, 40, 3))
-        later = tuple(kv.used_after(k) for k in range(kv.growth_limit(25) + 1))
+        """All that can be seen of the allocator; how far it lets others grow at a time is its own affair."""
+        kv, later, near = self.kv, [], self.copy().kv
+        while len(later) < 40 and near.growth_limit(1):
+            later.append(near.used_after(1))
+            near.advance(1)
         room = tuple(kv.can_reserve(Request(-2, 0, 100, 5), tokens) for tokens in range(1, 60, 4))
-        return kv.usage(), kv.free_blocks, kv.stored_tokens, kv.shortage(), near, later, room
+        return kv.usage(), kv.free_blocks, kv.stored_tokens, kv.shortage(), later, room
 
 
 def housed(kind: str, seed: int) -> Tenants:
@@ -156,7 +175,7 @@ def housed(kind: str, seed: int) -> Tenants:
     rng = random.Random(seed)
     size, fixed = rng.choice([1, 3, 4, 16]), rng.choice([0, 0, 2])
     hash_tokens = rng.choice([1, 2, 4, 6, 16]) if "shared" in kind else 0
-    tenants = Tenants(MAKERS[kind](rng.choice([12, 30, 80, 1000]), size, fixed), hash_tokens)
+    tenants = Tenants(MAKERS[kind](rng.choice([12, 30, 80, 1000]), size, fixed), hash_tokens, "forks" in kind)
     for _ in range(rng.randint(0, 60)):
         tenants.act(rng)
     return tenants
@@ -311,7 +330,9 @@ def test_stored_tokens_are_those_of_the_holders(kind: str, seed: int) -> None:
     tenants = housed(kind, seed)
     stored = [*tenants.holders(), *tenants.copied]
     held = sum(min(tokens, _most_stored(kind, request)) for request, tokens in stored)
-    assert tenants.kv.stored_tokens <= held if tenants.hash_tokens else tenants.kv.stored_tokens == held
+    shares = tenants.hash_tokens or tenants.forks
+    assert tenants.kv.stored_tokens <= held if shares else tenants.kv.stored_tokens == held
+    assert tenants.kv.shared_blocks * tenants.kv.block_tokens == held - tenants.kv.stored_tokens
     assert tenants.kv.usage().wasted_tokens >= 0
 
 
@@ -320,7 +341,7 @@ def test_stored_tokens_are_those_of_the_holders(kind: str, seed: int) -> None:
 def test_a_parked_request_keeps_its_room_until_it_is_released(kind: str, seed: int) -> None:
     """Parking frees nothing and stops growth; the release frees what the books call parked; then it may come back."""
     tenants = housed(kind, seed)
-    if not tenants.growing or tenants.hash_tokens:
+    if not tenants.growing or tenants.hash_tokens or tenants.forks:
         return
     request, kv = tenants.growing[0], tenants.kv
     free, parked = kv.free_blocks, kv.parked_blocks

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.build import build
-from sim.kv.prefix_cache import PrefixCachedKV
+from sim.build import PREFIX_CACHES, build
 from sim.request import Request, Traits
 from sim.run import run_setup
 from sim.scenario import load_scenario
@@ -35,13 +34,20 @@ def trace(name: str) -> Trace:
     return read_trace(TRACES / f"mooncake_{name}_trace.jsonl")
 
 
-def replay(name: str, num_blocks: int, block_size: int, whole_blocks: bool = False) -> float:
+def replay(
+    name: str,
+    num_blocks: int,
+    block_size: int,
+    whole_blocks: bool = False,
+    cache: tuple[str, str] = ("hash_block", "lru"),
+) -> float:
     """One prompt after the other through the allocator alone; the share of tokens that were found.
 
     `whole_blocks` makes the last, partial block of every prompt count as a full one, and adds the token that is
     always computed.
     """
-    kv, rows = PrefixCachedKV(num_blocks, block_size), trace(name)
+    match, eviction = cache
+    kv, rows = PREFIX_CACHES[match](num_blocks, block_size, eviction=eviction), trace(name)
     found = total = 0
     for number, (tokens, hashes) in enumerate(zip(rows.input_tokens.tolist(), rows.prefix_hashes, strict=True)):
         prompt = 512 * len(hashes) + 1 if whole_blocks else tokens
@@ -61,11 +67,19 @@ def test_an_infinite_cache_finds_what_is_known_to_be_there(name: str) -> None:
     assert replay(name, 10**9, 512, whole_blocks=True) == pytest.approx(INFINITE[name], abs=0.0005)
 
 
-def test_every_bounded_cache_finds_less(name: str) -> None:
+def test_more_memory_finds_more(name: str) -> None:
     """Least recently used, in blocks of 16 tokens: more memory finds more, up to what an infinite cache finds."""
     infinite = replay(name, 10**9, 16)
     found = [replay(name, blocks, 16) for blocks in SIZES]
     assert 0 < found[0] < found[1] < found[2] < found[3] <= infinite
+
+
+@pytest.mark.parametrize("cache", [("hash_block", "lfu"), ("radix", "lru"), ("radix", "lfu")])
+def test_every_bounded_cache_finds_less(name: str, cache: tuple[str, str]) -> None:
+    """Whichever way prefixes are matched and evicted; and unbounded they all find the same."""
+    assert replay(name, 10**9, 512, True, cache) == pytest.approx(INFINITE[name], abs=0.0005)
+    found = [replay(name, blocks, 512, True, cache) for blocks in (2_000, 20_000)]
+    assert 0 < found[0] < found[1] < INFINITE[name]
 
 
 def test_a_served_trace_finds_no_more_than_the_infinite_cache(name: str) -> None:

@@ -22,10 +22,12 @@ from scenarios import (
     random_scenario,
     rows_of,
     scenarios,
+    tight,
     with_memory,
     with_policy,
     with_prefixes,
     with_spans,
+    with_swap,
 )
 from sim.engine.replica import ReplicaParts
 from sim.kv.base import Grant, KVAllocator
@@ -112,7 +114,8 @@ def test_every_prefix_cache_agrees_in_every_mode(match: str, eviction: str) -> N
     """Whichever way prefixes are matched and evicted, leaping over steps changes nothing."""
     for seed in range(13000, 13000 + SEEDS_PER_TEST):
         drawn = with_prefixes(random_scenario(seed, most_requests=40), random.Random(seed))
-        compare_all(replace(drawn, match=match, eviction=eviction))
+        router = ("prefix_affinity", "kv_aware", drawn.router)[seed % 3]
+        compare_all(replace(drawn, match=match, eviction=eviction, router=router))
 
 
 @given(scenario=scenarios())
@@ -133,7 +136,28 @@ def test_long_scenarios_agree_in_every_mode(batch: int) -> None:
 def test_every_policy_queue_order_and_victim_agrees_in_every_mode(which: int) -> None:
     """Each scheduler with all its options, under any order of the queue, follows its rules to the picosecond."""
     for seed in range(17000 + which, 17000 + which + len(POLICIES) * amount(12), len(POLICIES)):
-        compare_all(with_policy(random_scenario(seed, most_requests=40), random.Random(seed), which))
+        rng, scenario = random.Random(seed), random_scenario(seed, most_requests=40)
+        compare_all(with_policy(tight(scenario, rng) if rng.random() < 0.7 else scenario, rng, which))
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_swapping_agrees_in_every_mode(batch: int) -> None:
+    """Copies delay steps, the host fills up, and who comes back waits for its turn, as the rules say."""
+    for seed in range(19000 + batch * SEEDS_PER_TEST, 19000 + (batch + 1) * SEEDS_PER_TEST):
+        compare_all(with_swap(random_scenario(seed, most_requests=40), random.Random(seed)))
+
+
+def test_who_comes_back_rides_with_a_prompt_that_takes_the_rest_of_the_budget() -> None:
+    """Its token is part of the budget already, so the step has room for it whatever the prompt leaves."""
+    rows = tuple(
+        (i, at, prompt, n, n) for i, at, prompt, n in [(0, 0, 3, 5), (1, 0, 3, 5), (2, 0, 3, 9), (3, 1, 11, 1)]
+    )
+    swap = (("capacity", 10**6), ("block_bytes", 2), ("bytes_per_s", 10**12), ("latency_ps", 0))
+    policy = (("priority", "decode"), ("mixed", True))
+    run = compare_all(Scenario(rows, "continuous", policy=policy, swap=swap, max_num_batched_tokens=12, block_size=2,
+                               num_blocks=10))  # fmt: skip
+    mixed = [row for row in rows_of(run.steps) if row["prefill_tokens"] == 11]
+    assert [row["decodes"] for row in mixed] == [1]
 
 
 @given(scenario=scenarios(), seed=st.integers(0, 10**6))

@@ -24,6 +24,7 @@ class Replica:
         self.ending = False  # a step ends right now
         self.changed = False  # somebody was admitted, preempted, or ended after running since the last plan
         self.known = []  # everybody who ever came
+        self.host, self.copied = {}, {"out": 0, "in": 0}  # bytes of who was swapped out; of the copies to be waited for
 
     def waiting(self):
         return self.queue.in_order()
@@ -38,13 +39,40 @@ class Replica:
     def preempt(self, s, last=False):
         self.running.remove(s)
         self.memory.free_all(s, s.job.prompt + s.promised - 1 if s.decodes else s.computed)
-        s.state, s.computed, s.target = "waiting", 0, s.job.prompt + s.promised
+        s.state = "waiting"
+        if not self.copy_out(s):
+            s.computed, s.target = 0, s.job.prompt + s.promised
         s.preemptions += 1
         (self.queue.return_last if last else self.queue.return_)(s)
         self.changed = True
         self.order.append(("preempt", s.job.id))
 
+    def copy_out(self, s):
+        """Whether the host keeps what the sequence has computed."""
+        if not self.rules.swap or not s.decodes:
+            return False
+        bytes_ = (self.memory.blocks(s.computed) + self.rules.fixed_blocks) * self.rules.swap["block_bytes"]
+        if sum(self.host.values()) + bytes_ > self.rules.swap["capacity"]:
+            return False
+        self.host[s] = bytes_
+        self.copied["out"] += bytes_
+        return True
+
+    def copy_in(self, s):
+        self.copied["in"] += self.host.pop(s)
+
+    def delay(self):
+        """Of the next step, by what is copied in the direction that takes longer."""
+        each = [
+            self.rules.swap["latency_ps"] - (-bytes_ * 10**12 // self.rules.swap["bytes_per_s"])
+            for bytes_ in self.copied.values()
+            if bytes_
+        ]
+        self.copied = dict.fromkeys(self.copied, 0)
+        return max(each, default=0)
+
     def let_go(self, s):
+        self.host.pop(s, None)
         """Out of the queue or the batch."""
         if s.state == "running":
             self.running.remove(s)
@@ -76,6 +104,7 @@ class Replica:
         emitters += [s for s, _, _ in chunks if s.decodes]
         shape = [s.computed for s in decodes], [(before, n) for _, before, n in chunks]
         for s in decodes:
+            s.wasted += s not in emitters
             self.memory.grow(s)
         for s in emitters:
             s.promised += 1
@@ -84,9 +113,9 @@ class Replica:
         return SimpleNamespace(duration=duration, members=members, emitters=emitters, chunks=chunks)
 
     def start(self, step, now):
-        self.current, step.end = step, now + step.duration
+        self.current, step.end = step, now + step.delay + step.duration
         for s in step.members:
-            s.scheduled = now if s.scheduled < 0 else s.scheduled
+            s.scheduled = now + step.delay if s.scheduled < 0 else s.scheduled
 
     def plan_phase(self, now):
         """Whoever is left by a preemption in a batch that is to end together, and now can."""
@@ -101,6 +130,7 @@ class Replica:
             if not decodes and not chunks:
                 break
             step = self.step(decodes, chunks)
+            step.delay = self.delay()
             if self.current:
                 self.planned = step
             else:

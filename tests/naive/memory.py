@@ -6,6 +6,8 @@ import copy
 class Paged:
     """Blocks on demand."""
 
+    unit = 1  # blocks that a decode takes when it needs any
+
     def __init__(self, rules, watermark=0, bound_tokens=None):
         self.rules, self.size, self.watermark = rules, rules.block_size, int(watermark * rules.num_blocks)
         self.bound = bound_tokens or 10**12
@@ -56,6 +58,17 @@ class Paged:
         s.computed = len(found) * self.size
         return True
 
+    def restore_computed(self, s, decodes):
+        """Room for what one that was swapped out has computed, if its next token has room as well."""
+        s.room = self.room(s, s.computed)
+        more = self.blocks(s.computed + 1) > self.blocks(s.room)
+        need = self.blocks(s.room) + self.rules.fixed_blocks + (self.unit if more else 0)
+        kept = self.watermark if self.free_blocks() < self.rules.num_blocks else 0
+        if need > self.spare(decodes) - kept:
+            return False
+        self.fill(s, s.computed)
+        return True
+
     def hold(self, s, found):
         pass
 
@@ -102,16 +115,16 @@ class Predicted(Paged):
 
     def __init__(self, rules, growth_blocks=1, **options):
         super().__init__(rules, **options)
-        self.growth_blocks = growth_blocks
+        self.unit = growth_blocks
 
     def most(self, job):
-        return super().most(job) + self.growth_blocks - 1
+        return super().most(job) + self.unit - 1
 
     def room(self, s, tokens):
         return max(tokens, s.target, s.job.prompt + min(s.job.predicted, s.job.max_output))
 
     def growth(self, s):
-        return self.growth_blocks if super().growth(s) else 0
+        return self.unit if super().growth(s) else 0
 
 
 class MaxLength(Paged):

@@ -48,6 +48,7 @@ class Rules:
     victim: str = "newest"
     memory: str = "paged"
     fixed_blocks: int = 0
+    swap: dict[str, int] | None = None  # capacity, block_bytes, bytes_per_s, latency_ps
     memory_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +71,7 @@ class Sequence:
     reason: str = ""
     computed: int = 0  # like `promised`, as it will be once every step planned so far has ended
     promised: int = 0  # tokens emitted, counting those of planned steps
+    wasted: int = 0  # decodes after the last token, for nothing
     scheduled: int = -1
     ran: bool = False  # it has been admitted
     finish: int = -1

@@ -8,7 +8,8 @@ class Policy:
 
     drains = False
 
-    def __init__(self, replica, **options):
+    def __init__(self, replica, max_num_partial_prefills=0):
+        self.most_partial = max_num_partial_prefills or math.inf
         self.rules, self.memory, self.queue, self.replica = replica.rules, replica.memory, replica.queue, replica
         self.budget = self.rules.max_num_batched_tokens
         self.chunk_limit = self.rules.long_prefill_token_threshold or math.inf
@@ -85,10 +86,14 @@ class Policy:
 
     def admit(self):
         while self.replica.waiting() and self.left() > 0 and len(self.replica.running) < self.seats:
+            if sum(not s.decodes for s in self.replica.running) >= self.most_partial:
+                return
             if not self.admit_one(self.replica.waiting()[0]):
                 return
 
     def admit_one(self, s):
+        if s.computed:
+            return self.restore(s)
         found = self.memory.lookup(s)
         n = self.first_chunk(s.target - len(found) * self.rules.block_size)
         if n > self.left() or not self.memory.admit(s, n, found, self.decodes):
@@ -96,6 +101,15 @@ class Policy:
         s.cached = s.computed if s.cached < 0 else s.cached
         self.replica.seat(s)
         self.take(s, n)
+        return True
+
+    def restore(self, s):
+        """One that was swapped out comes back and decodes."""
+        if not self.memory.restore_computed(s, self.decodes):
+            return False
+        self.replica.seat(s)
+        self.replica.copy_in(s)
+        self.decodes.append(s)
         return True
 
     def take(self, s, n):
@@ -127,13 +141,22 @@ class Continuous(Policy):
             return None
         if not self.preempted and (self.mixed or not self.decodes):
             self.admit()
-        return self.decodes, self.chunks
+        return self.decodes if self.mixed or not self.chunks else [], self.chunks
+
+    def left(self):
+        """Who only comes back needs no budget."""
+        waiting = self.replica.waiting()
+        return max(super().left(), 1 if waiting and waiting[0].computed else 0)
+
+    def restore(self, s):
+        self.budget += self.priority == "prefill"
+        return super().restore(s)
 
     def prompts_first(self):
         self.budget = self.rules.max_num_batched_tokens + len(self.decodes)  # all of it is the prompts'
         self.admit()
         if self.chunks:
-            beside = self.mixed and self.left() >= len(self.decodes)
+            beside = self.mixed and super().left() >= len(self.decodes)
             return self.decodes if beside else [], self.chunks
         return (self.decodes, []) if self.make_room() else None
 

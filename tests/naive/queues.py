@@ -90,8 +90,8 @@ class FairShare(Sorted):
         if not changed:
             return
         for s in everybody:
-            emitted = s.promised if s.finish < 0 else len(s.tokens)
-            new = max(0, emitted - self.settled.get(s, 0))
+            emitted = s.promised + s.wasted if s.finish < 0 else len(s.tokens)
+            new = emitted - self.settled.get(s, 0)
             self.counters[s.job.tenant] = self.tenant(s) + self.output_weight * new
             self.settled[s] = self.settled.get(s, 0) + new
 

@@ -295,3 +295,35 @@ def test_tensor_parallelism_may_span_whole_nodes_only(tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(yaml.safe_dump(profile))
     with pytest.raises(ConfigError, match="exceeds the 3 GPUs of a node and is no multiple of them"):
         setup(hardware=str(tmp_path / "odd.yaml"), engine__tensor_parallel_size=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "told"),
+    [
+        (
+            {"workload__n": 2, "engine__kv_cache__allocator": "max-length"},
+            "engine.kv_cache.allocator",
+            "shares no blocks",
+        ),
+        ({"workload__n": 2, "engine__scheduler": "static"}, "engine.scheduler", "keeps no seats"),
+        ({"workload__n": 2, "engine__preemption_mode": "swap"}, "engine.preemption_mode", "cannot be swapped"),
+        ({"workload__n": 65, "engine__max_num_seqs": 64}, "workload.n", "exceeds max_num_seqs"),
+        ({"workload__beam_width": 2}, "engine.async_scheduling", "which beams live"),
+        ({"workload__n": 2, "engine__kv_cache__sliding_window": 64}, "engine.kv_cache.sliding_window", "writes over"),
+    ],
+)
+def test_what_does_not_go_with_several_sequences_is_refused(changes: dict[str, Any], key: str, told: str) -> None:
+    """Allocators without reference counts, batches that drain, windows that are written over, plans made ahead."""
+    with pytest.raises(ConfigError, match=told) as refused:
+        setup(**changes)
+    assert refused.value.key == key
+
+
+def test_requests_with_several_sequences_run_in_every_way_that_is_offered() -> None:
+    """Samples and beams, with and without a prefix cache: every sequence is served, and blocks are shared."""
+    prefix = {"workload__shared_prefix": {"tokens": 64}, "engine__kv_cache__enable_prefix_caching": True}
+    for extra in ({}, prefix, {**prefix, "engine__kv_cache__prefix_cache__match": "radix"}):
+        for asked in ({"workload__n": 3}, {"workload__beam_width": 3, "engine__async_scheduling": False}):
+            result = run_setup(setup(**extra, **asked))
+            assert result.requests["output_tokens"].tolist() == [15, 15, 15]
+            assert int(result.steps["kv_shared_blocks"].max()) > 0

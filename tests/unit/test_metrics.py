@@ -109,8 +109,18 @@ def test_summary_of_three_requests_equals_hand_calculation() -> None:
     }
     assert {key: summary[key] for key in expected} == pytest.approx(expected)
     assert summary["failures"] == {"too_long": 1}
+    assert summary["prefix_cache"] == {"token_hit_ratio": 0.0, "block_hit_ratio": 0.0, "tiers": []}
     assert summary["slo_attainment"] == pytest.approx(1 / 3)
     assert [(line["key"], line["met"]) for line in summary["slo"]] == [("tpot_p99_ms", True), ("ttft_p99_ms", False)]
+
+
+def test_hit_ratios_count_tokens_and_full_blocks() -> None:
+    """Of 30 prompt tokens 18 were found, and two of the three full blocks of 9; refused prompts do not count."""
+    run = three_requests()
+    run.manifest["facts"]["block_size"] = 9
+    run.requests["cached_tokens"][:] = [9, 9, 0]
+    ratios = summarise(run)["prefix_cache"]
+    assert (ratios["token_hit_ratio"], ratios["block_hit_ratio"]) == pytest.approx((18 / 30, 2 / 3))
 
 
 def test_one_token_requests_have_no_tpot_and_pass_its_limit() -> None:

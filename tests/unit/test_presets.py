@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 
 from sim import catalog
@@ -10,6 +12,9 @@ from sim.errors import ConfigError
 from sim.presets import load_preset
 from sim.scenario import load_scenario
 from sim.specs.hardware import load_gpu
+
+SAME = {("vllm-0.15", "vllm-v1")}
+"""The newest vLLM under two names."""
 
 
 @pytest.mark.parametrize("name", catalog.names("preset"))
@@ -32,7 +37,7 @@ def test_presets_of_papers_reserve_for_the_longest_output() -> None:
     assert orca.kv_cache["allocator"]["kind"] == "max-length"
     paged = build(load_scenario(scenario | {"engine": {"preset": "orca", "kv_cache": {"allocator": "paged"}}})).engine
     assert paged.kv_cache["allocator"] == {"kind": "paged"}
-    fixed = build(load_scenario(scenario | {"engine": {"preset": "fastertransformer"}})).engine
+    fixed = build(load_scenario(scenario | {"engine": {"preset": "faster-transformer"}})).engine
     assert fixed.scheduler == {"kind": "static"}
 
 
@@ -71,3 +76,37 @@ def test_an_unknown_preset_is_refused() -> None:
     """With the nearest names."""
     with pytest.raises(ConfigError, match=r"preset: 'vllm': unknown preset \(valid, nearest first: vllm-v"):
         load_preset("vllm")
+
+
+def test_a_preset_may_be_like_another() -> None:
+    """What a preset does not say itself is that of the one it is like, times with their units included."""
+    newest, same = load_preset("vllm-v1"), load_preset("vllm-0.15")
+    assert same == newest.model_copy(update={"description": same.description})
+    static = load_preset("hf-static")
+    assert (static.scheduler, static.host.step_s) == (load_preset("faster-transformer").scheduler, 0.02)
+
+
+def behaviours(name: str) -> dict[str, object]:
+    """What a preset does on an H100, setting by setting."""
+    scenario = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": "chat"}
+    setup = build(load_scenario(scenario | {"engine": {"preset": name}}))
+    engine = setup.engine
+    found = {key: getattr(engine, key) for key in ("scheduler", "max_num_seqs", "max_num_batched_tokens")}
+    found |= {key: engine.kv_cache[key] for key in ("allocator", "block_size", "enable_prefix_caching")}
+    found |= {"waits for the step before": not engine.async_scheduling, "num_blocks": setup.num_blocks}
+    found |= {"drains together": setup.parts().scheduler.drains_together}
+    return found | dict(engine.host)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pair
+        for pair in combinations(catalog.names("preset"), 2)
+        if pair not in SAME and not any(name.endswith("max-utilization") for name in pair)
+    ],
+)
+def test_presets_differ_in_three_behaviours(one: str, other: str) -> None:
+    """Every two engines differ in at least three of scheduler, limits, pipelining, host times and KV memory."""
+    first, second = behaviours(one), behaviours(other)
+    assert sum(first[key] != second[key] for key in first) >= 3

@@ -22,8 +22,8 @@ _RANDOM_TOKEN_S = 12e-6
 """Of InferenceX's servers per prompt token, one request after the other: their prompts are random tokens turned into
 text, which takes longer to tokenise than text that people write. Fitted over vLLM 0.16, 0.18 and TensorRT-LLM rows
 (9 to 17 us by engine and version)."""
-_INFERENCEX_REQUEST_S = {"vllm-v1": 0.016, "vllm-v1-sync": 0.016, "sglang": 0.18, "tensorrt-llm": 0.055,
-                         "tensorrt-llm-cpp": 0.055}  # fmt: skip
+_INFERENCEX_REQUEST_S = {"vllm-v1": 0.016, "vllm-0.9": 0.016, "sglang-0.5": 0.18, "tensorrt-llm-1.0": 0.055,
+                         "tensorrt-llm-0.17": 0.055}  # fmt: skip
 """What its servers and client add to every TTFT, at any load and for all models of an engine alike; fitted. Why
 SGLang's is so long is not known: the same server elsewhere answers in 40 ms."""
 _GAP_ANALYSIS_BUDGET = 2048
@@ -45,7 +45,7 @@ def read_row(name: str, row: Row, path: Path) -> Case:
         engine["max_num_batched_tokens"] = max(8192 if inferencex else _GAP_ANALYSIS_BUDGET, clients)
         if inferencex:
             engine["max_num_seqs"] = clients
-    if engine["preset"] == "sglang":  # whole prompts, up to so many tokens at a time
+    if engine["preset"] == "sglang-0.5":  # whole prompts, up to so many tokens at a time
         engine["max_model_len"] = isl + osl
         engine["max_num_batched_tokens"] = max(8192, isl + osl, clients)
     if inferencex:

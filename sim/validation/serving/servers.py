@@ -38,10 +38,10 @@ _SCHEMES: Mapping[str, str] = {
     "fp4": "mxfp4",  # Hopper has no native FP4
     "bitsandbytes": "bitsandbytes",
 }
-_NEWEST = {"vllm": "vllm-v1", "sglang": "sglang", "tensorrt-llm": "tensorrt-llm"}
+_NEWEST = {"vllm": "vllm-v1", "sglang": "sglang-0.5", "tensorrt-llm": "tensorrt-llm-1.0"}
 _OLDER = {
-    "vllm": (((0, 14), "vllm-v1-sync"),),  # asynchronous scheduling became the default
-    "tensorrt-llm": (((1,), "tensorrt-llm-cpp"),),  # the PyTorch back end became the default
+    "vllm": (((0, 14), "vllm-0.9"),),  # asynchronous scheduling became the default
+    "tensorrt-llm": (((1,), "tensorrt-llm-0.17"),),  # the PyTorch back end became the default
 }
 """First version that is newer, and the preset of what came before."""
 

@@ -38,6 +38,6 @@ def test_sampling_among_the_likeliest_costs_a_sort() -> None:
 def test_an_engine_scales_the_kernels_it_has_of_its_own() -> None:
     """The factor of an operator class multiplies its times and no others."""
     factor = load_preset("vllm-v1").kernel_factors["attention_decode"]
-    plain, scaled = setup(preset="vllm-v1-sync"), setup(preset="vllm-v1")
+    plain, scaled = setup(preset="vllm-0.9"), setup(preset="vllm-v1")
     assert seconds(scaled, "attention decode") == pytest.approx(factor * seconds(plain, "attention decode"))
     assert seconds(scaled, "qkv") == seconds(plain, "qkv")

@@ -200,6 +200,26 @@ def test_a_scheduler_that_gets_stuck_is_found(plan: StepPlan | Idle, running: in
         cluster.run()
 
 
+class Shy:
+    """Says of every arrival that the plan in force may go on."""
+
+    def __init__(self, inner: Scheduler) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def submit(self, request: Request) -> bool:
+        self._inner.submit(request)
+        return False
+
+
+def test_an_idle_replica_plans_whatever_the_scheduler_says_of_an_arrival() -> None:
+    """There is no plan in force that could go on: who comes to an empty replica is served at once."""
+    run = play(Scenario(((0, 50, 5, 2, 2),)), timer=Paper(), wrap=lambda inner, _: Shy(inner))  # type: ignore[arg-type, return-value]
+    assert times(run, 0) == (50, 155, 265)
+
+
 class Impatient:
     """Wants to plan anew every 250 ps, though nothing will be different."""
 
