@@ -95,8 +95,7 @@ PREFIX_CACHES: Mapping[str, Callable[..., KVAllocator]] = {
     "hash_block": PrefixCachedKV,
     "radix": RadixCachedKV,
 }
-"""By way of matching: what takes the place of `paged` when prefix caching is enabled and prompts have something known
-about them."""
+"""By way of matching: what takes the place of `paged` when prompts have something in common and may share it."""
 FORKING: Mapping[str, Callable[..., KVAllocator]] = {
     "paged": ForkedKV,
 }
@@ -117,9 +116,7 @@ PREDICTORS: Mapping[str, Callable[..., LengthPredictor]] = {
     "noisy": NoisyPredictor,
     "quantile": QuantilePredictor,
 }
-BOUNDED: Mapping[str, Callable[..., KVAllocator]] = {
-    "paged": BoundedKV,
-}
+BOUNDED: Mapping[str, Callable[..., KVAllocator]] = {"paged": BoundedKV}
 """What takes an allocator's place, if it needs to, when sequences outgrow what the cache keeps of them."""
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "round_robin": lambda seed: RoundRobin(),

@@ -203,7 +203,7 @@ class SeatedScheduler:
         passed, found = [], None
         while ranks and found is None:
             *_, admission, request = entry = heappop(ranks)
-            if request.state is not RUNNING or request.preemptions != admission:
+            if request.id not in self._running or request.preemptions != admission:
                 continue  # left behind by an end or a preemption
             passed.append(entry)
             if self._may_go(request, spared):
