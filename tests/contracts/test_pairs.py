@@ -92,9 +92,8 @@ class Watched:
     def _admits_what_fits(self) -> bool:
         """Of the policies that admit whenever there is room, those that ask for nothing else."""
         policy = dict(self._scenario.policy)
-        if self._scenario.scheduler == "chunked":
-            return not policy.get("max_num_partial_prefills")
-        return policy.get("priority") == "prefill"
+        chunked = self._scenario.scheduler == "chunked" and "max_num_partial_prefills" not in policy
+        return chunked or policy.get("priority") == "prefill"
 
     def _check_nobody_was_forgotten(self, plan: StepPlan) -> None:
         scenario, waiting = self._scenario, self._inner.waiting()
