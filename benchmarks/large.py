@@ -40,7 +40,8 @@ def _stages(requests: int, out: Path) -> Iterator[str]:
     from sim.breakdown import breakdown
     from sim.build import build
     from sim.engine.cluster import Cluster
-    from sim.metrics import LatencySamples, summarise
+    from sim.latencies import LatencySamples
+    from sim.metrics import summarise
     from sim.results import RunResult
     from sim.run import manifest
     from sim.scenario import load_scenario

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from sim.build import Setup, build
+from sim.build import build
 from sim.cost.shape import RunShape
 from sim.metrics import summarise
 from sim.results import RunResult
 from sim.run import simulate
 from sim.scenario import load_scenario
+from sim.setup import Setup
 from sim.units import to_s
 
 LINKS = {"PCIe 3": 12, "PCIe 4": 25, "PCIe 5": 50, "NVLink-C2C": 400}

@@ -18,7 +18,8 @@ from joblib import Parallel, delayed
 from ladder_page import Study, write
 
 from sim.fairness import jain_index
-from sim.metrics import e2e_s, summarise
+from sim.latencies import e2e_s
+from sim.metrics import summarise
 from sim.request import State
 from sim.results import RunResult
 from sim.run import simulate

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sim import catalog
-from sim.build import Setup
+from sim.setup import Setup
 from sim.specs.hf_config import config_path
 
 RESOLVED_FILE = "scenario.resolved.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 
 from sim.audit import audit
 from sim.breakdown import breakdown
-from sim.build import Setup, build
+from sim.build import build
 from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
 from sim.kv.host_pool import HostPool, swap_totals
@@ -19,6 +19,7 @@ from sim.kv.tiered import tier_totals
 from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
+from sim.setup import Setup
 from sim.step import NO_LIMIT
 from sim.units import to_ps, to_s
 

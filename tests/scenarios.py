@@ -20,16 +20,6 @@ from naive.model import Job, Outcome
 from toy import ListWorkload, ToyTimer
 
 from sim.batch import DecodeBatch
-from sim.build import (
-    ALLOCATORS,
-    FORKING,
-    FORKING_PREFIX_CACHES,
-    PREFIX_CACHES,
-    QUEUE_ORDERS,
-    ROUTERS,
-    SCHEDULERS,
-    TIERED,
-)
 from sim.cost.shape import RunShape, Span
 from sim.cost.step_times import Piece, StepTimer, StepTimes
 from sim.engine.cluster import Cluster
@@ -41,6 +31,16 @@ from sim.kv.bounded import BoundedKV
 from sim.kv.host_pool import HostPool
 from sim.kv.tier_store import TierStore
 from sim.kv.tiered import TieredKV
+from sim.policies import (
+    ALLOCATORS,
+    FORKING,
+    FORKING_PREFIX_CACHES,
+    PREFIX_CACHES,
+    QUEUE_ORDERS,
+    ROUTERS,
+    SCHEDULERS,
+    TIERED,
+)
 from sim.request import Reason, Request, State, Traits
 from sim.results import RunResult, Table
 from sim.schedulers.base import Scheduler

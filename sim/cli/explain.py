@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sim.build import Setup, build
+from sim.build import build
 from sim.cost.calibrated_kernels import class_errors, op_class
 from sim.cost.calibration_source import find_calibration
 from sim.cost.explain_kernel import KINDS, explain_kernel
@@ -19,6 +19,7 @@ from sim.cost.shape import RunShape
 from sim.cost.uncertainty import step_interval
 from sim.errors import ConfigError
 from sim.scenario import load_scenario, parse_setting
+from sim.setup import Setup
 from sim.specs.hardware import load_gpu
 
 _SIZE_HELP = "Another size of the kernel, such as heads=32 (repeatable)."

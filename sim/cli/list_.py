@@ -13,8 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from sim import catalog
-from sim.build import ALLOCATORS, PREDICTORS, QUEUE_ORDERS, ROUTERS, SCHEDULERS
 from sim.documents import load_yaml
+from sim.policies import ALLOCATORS, PREDICTORS, QUEUE_ORDERS, ROUTERS, SCHEDULERS
 from sim.presets import load_preset
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import list_models

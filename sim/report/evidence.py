@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.metrics import LatencySamples, Sample, summarise
+from sim.latencies import LatencySamples, Sample
+from sim.metrics import summarise
 from sim.results import RunResult
 from sim.series import Series, series_of
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sim.metrics import ttft_s
+from sim.latencies import ttft_s
 from sim.report.evidence import Evidence
 from sim.report.style import COLOURS, LINES, axes_of, new_figure, three_digits
 from sim.series import (

@@ -1,4 +1,4 @@
-"""What `sim.kv.base` promises, for every allocator of `sim.build`: with and without shared prompts, and with forks."""
+"""What `sim.kv.base` promises, for every allocator of `sim.policies`, with shared prompts and forks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.build import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES
 from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.max_length import PLACEMENTS, MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
+from sim.policies import ALLOCATORS, FORKING, FORKING_PREFIX_CACHES, PREFIX_CACHES
 from sim.request import Request, Traits
 from sim.sequences import Sequence, with_sequences
 

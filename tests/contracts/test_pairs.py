@@ -21,9 +21,10 @@ from scenarios import (
     with_policy,
 )
 from sim.audit import audit
-from sim.build import ALLOCATORS, PREFIX_CACHES, SCHEDULERS, build
+from sim.build import build
 from sim.engine.replica import ReplicaParts
 from sim.errors import ConfigError
+from sim.policies import ALLOCATORS, PREFIX_CACHES, SCHEDULERS
 from sim.request import State
 from sim.scenario import load_scenario
 from sim.schedulers.base import Scheduler

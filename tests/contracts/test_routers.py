@@ -1,4 +1,4 @@
-"""What a router owes the engine, for every router of `sim.build`."""
+"""What a router owes the engine, for every router of `sim.policies`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from scenarios import make_cluster, make_parts, play, random_scenario, with_prefixes
-from sim.build import ROUTERS
 from sim.engine.replica import Replica
 from sim.engine.router import RoundRobin, least_kv_usage, least_outstanding_requests
+from sim.policies import ROUTERS
 from sim.request import Request
 from sim.step import NO_LIMIT
 

@@ -1,4 +1,4 @@
-"""What `sim.schedulers.base` promises, for every scheduler of `sim.build`.
+"""What `sim.schedulers.base` promises, for every scheduler of `sim.policies`.
 
 Schedulers are driven twice: by a `for` loop without a clock, and inside the engine with a watcher around them.
 """
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from scenarios import Scenario, examples, play, random_scenario, with_prefixes
 from sim.batch import DecodeBatch
-from sim.build import ALLOCATORS, SCHEDULERS
 from sim.engine.replica import ReplicaParts
 from sim.engine_settings import CHUNKING
+from sim.policies import ALLOCATORS, SCHEDULERS
 from sim.request import Request, State
 from sim.schedulers.base import Scheduler
 from sim.step import Idle, StepPlan

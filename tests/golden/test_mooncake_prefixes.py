@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.build import PREFIX_CACHES, build
+from sim.build import build
+from sim.policies import PREFIX_CACHES
 from sim.request import Request, Traits
 from sim.run import run_setup
 from sim.scenario import load_scenario

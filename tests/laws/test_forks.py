@@ -26,8 +26,8 @@ from scenarios import (
     with_spans,
 )
 from sim.audit import audit
-from sim.build import FORKING_SCHEDULERS
 from sim.engine.replica import ReplicaParts
+from sim.policies import FORKING_SCHEDULERS
 from sim.request import State
 from sim.schedulers.base import Scheduler
 from sim.step import Idle, StepPlan

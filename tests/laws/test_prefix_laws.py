@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.build import PREFIX_CACHES
+from sim.policies import PREFIX_CACHES
 from sim.request import Request, Traits
 
 SIZE = 4

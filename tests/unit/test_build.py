@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import catalog
-from sim.build import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS, Setup, build
+from sim.build import build
 from sim.documents import canonical_json
 from sim.errors import ConfigError
+from sim.policies import ALLOCATORS, PREFIX_CACHES, ROUTERS, SCHEDULERS
 from sim.predictors import QuantilePredictor
 from sim.presets import load_preset
 from sim.resolved import resolved, resolved_yaml
 from sim.run import run_setup
 from sim.scenario import load_scenario
+from sim.setup import Setup
 
 TRAFFIC = {"num_requests": 3, "arrival": {"kind": "all_at_once"}, "input_tokens": 50, "output_tokens": 5}
 BASE = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": TRAFFIC}

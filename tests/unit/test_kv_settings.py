@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sim.build import ALLOCATORS, BOUNDED, Setup, build
+from sim.build import build
 from sim.cost.shape import Span
 from sim.errors import ConfigError
 from sim.kv.bounded import BoundedKV
@@ -14,9 +14,11 @@ from sim.kv.max_length import MaxLengthKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
 from sim.metrics import summarise
+from sim.policies import ALLOCATORS, BOUNDED
 from sim.resolved import resolved
 from sim.run import run_setup
 from sim.scenario import load_scenario
+from sim.setup import Setup
 
 BASE: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B",

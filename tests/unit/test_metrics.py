@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.metrics import LatencySamples, Sample, conforming, summarise
+from sim.latencies import LatencySamples, Sample
+from sim.metrics import conforming, summarise
 from sim.request import Reason, State
 from sim.results import REQUEST_COLUMNS, SEGMENT_COLUMNS, STEP_COLUMNS, RunResult, Table
 from sim.token_times import decode_boundaries, inter_token_gaps, token_times, tokens_per_bin

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sim.audit import audit
-from sim.build import Setup, build
+from sim.build import build
 from sim.engine_settings import PCIE_SHARE
 from sim.errors import ConfigError, InvariantError
 from sim.metrics import summarise
@@ -16,6 +16,7 @@ from sim.resolved import resolved
 from sim.results import RunResult
 from sim.run import run_setup
 from sim.scenario import load_scenario
+from sim.setup import Setup
 from sim.step import IN, OUT
 
 TRAFFIC = {"num_requests": 40, "arrival": {"kind": "all_at_once"}, "input_tokens": 200, "output_tokens": 200}

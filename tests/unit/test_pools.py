@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from sim.build import Setup, build
+from sim.build import build
 from sim.errors import ConfigError
 from sim.metrics import summarise
 from sim.resolved import resolved
 from sim.run import run_setup
 from sim.scenario import load_scenario
 from sim.series import blocks_of_replicas
+from sim.setup import Setup
 
 TRAFFIC = {
     "num_requests": 40, "arrival": {"kind": "poisson", "rate": 20}, "input_tokens": 900, "output_tokens": 50,

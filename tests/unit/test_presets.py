@@ -7,8 +7,9 @@ from itertools import combinations
 import pytest
 
 from sim import catalog
-from sim.build import ALLOCATORS, SCHEDULERS, build
+from sim.build import build
 from sim.errors import ConfigError
+from sim.policies import ALLOCATORS, SCHEDULERS
 from sim.presets import load_preset
 from sim.scenario import load_scenario
 from sim.specs.hardware import load_gpu

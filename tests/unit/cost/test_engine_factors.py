@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sim.build import Setup, build
+from sim.build import build
 from sim.cost.shape import RunShape
 from sim.presets import load_preset
 from sim.scenario import load_scenario
+from sim.setup import Setup
 
 
 def setup(**engine: object) -> Setup:

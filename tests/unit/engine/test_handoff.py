@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from toy import ListWorkload
 
 from scenarios import Run, Scenario, examples, make_parts, of_any_kind, random_scenario, rows_of, scenarios, with_policy
-from sim.build import ROUTERS
 from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.cluster import Cluster, _StopSimulationError
@@ -26,6 +25,7 @@ from sim.engine.link import LinkRate
 from sim.engine.replica import ReplicaParts
 from sim.engine_settings import RESTORING
 from sim.kv.host_pool import HostPool
+from sim.policies import ROUTERS
 from sim.request import Reason, State
 from sim.schedulers.mover import Mover
 from sim.step import IN, NO_LIMIT, OUT

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scenarios import examples
-from sim.build import ALLOCATORS, PREFIX_CACHES
 from sim.kv.base import KVAllocator
 from sim.kv.bounded import BoundedKV
 from sim.kv.paged import PagedKV
 from sim.kv.predicted import PredictedKV
+from sim.policies import ALLOCATORS, PREFIX_CACHES
 from sim.request import Request, Traits
 
 
