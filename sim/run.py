@@ -83,7 +83,7 @@ def run_setup(
     caches = [part.tiers.kv for part in parts if part.tiers is not None]
     if caches:
         result.manifest["facts"]["tiers"] = tier_totals(caches, setup.engine.kv_cache["tiers"])
-    audit(result, cluster.submitted)
+    audit(result, cluster.submitted, cluster.replicas)
     return result
 
 
