@@ -87,6 +87,8 @@ class Case:
     """A client whose requests cost its server more than others do, and so has constants of its own."""
     remarks: tuple[str, ...] = ()
     doubt: str = ""
+    doubted_metrics: tuple[str, ...] = ()
+    """Beginnings of the metrics that contradict themselves where the others do not."""
     problem: str = ""
     suspect: bool = False
 

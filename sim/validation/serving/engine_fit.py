@@ -54,7 +54,7 @@ def targets(pairs: Sequence[tuple[Case, Predicted]], preset: EnginePreset) -> li
         for part, values, shares in zip(case.parts, predicted.parts, predicted.shares, strict=True):
             for metric, value in values.items():
                 term = TERMS.get(metric, "")
-                if term in shares:
+                if term in shares and not (case.doubted_metrics and metric.startswith(case.doubted_metrics)):
                     found.append(_target(case, predicted, preset, term, shares[term], value / part.measured[metric]))
     return found
 
@@ -73,7 +73,7 @@ def _target(case: Case, predicted: Predicted, preset: EnginePreset, term: str, s
     fixed = np.array([host.get(name, 1.0) for name in NAMES])
     seconds = float(shares @ fixed)
     return Target(
-        case.id, case.labels["model"], term, seconds * ratio if term == "duration" else seconds / ratio, shares,
+        case.table + case.id, case.labels["model"], term, seconds * ratio if term == "duration" else seconds / ratio, shares,
         tuple(columns), fixed,
     )  # fmt: skip
 

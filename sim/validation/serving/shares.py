@@ -53,6 +53,8 @@ class _Meter:
 
 def shares_of(setup: Setup, result: RunResult, parts: tuple[Part, ...]) -> tuple[Shares, ...]:
     """Per part of a case, what its mean latencies and its duration consist of; nothing where no request completed."""
+    if not len(result.steps):
+        return tuple({} for _ in parts)
     meter, front = _meter(setup, result.steps), _front_end(setup, result.requests)
     return tuple(_shares(meter, front, setup.engine.host, result.requests, part) for part in parts)
 
