@@ -31,7 +31,7 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     rows = _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / samples)
     seconds: dict[tuple[str, str], float] = {}
     for row, times in rows:
-        ops = timer.explain(_shape(timer, row))
+        ops = timer.explain(shape_of(timer, row))
         scale = total_s * times / samples / sum(op.seconds for op in ops)
         for op in ops:
             key = op.name, op.cost.bound
@@ -59,7 +59,7 @@ def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[M
             yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
 
 
-def _shape(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
+def shape_of(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
     """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
     decodes, chunks = row["decodes"], row["prefill_sequences"]
     context = row["context_tokens"] + decodes * (row["steps"] // 2)
