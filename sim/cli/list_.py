@@ -19,7 +19,7 @@ from sim.presets import load_preset
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import list_models
 from sim.specs.number_formats import FORMATS
-from sim.specs.quantization import SCHEMES
+from sim.specs.schemes import SCHEMES
 from sim.units import GIB
 from sim.workloads.builder import load_workload
 

@@ -40,9 +40,9 @@ def _scheme(label: str) -> str | None:
     word = label.lower()
     if word in ("bf16", "fp16", "none"):
         return None
-    if word.startswith("gptq"):
-        return "w8a16" if "int8" in word else "gptq"
-    for start, scheme in (("awq", "awq"), ("bitsandbytes", "bitsandbytes"), ("fp8", "fp8"), ("w8a8", "w8a8"),
+    if word.startswith("gptq"):  # vLLM serves either with Marlin's kernels where it can
+        return "gptq_int8" if "int8" in word else "gptq"
+    for start, scheme in (("awq marlin", "awq_marlin"), ("awq", "awq_gemm"), ("bitsandbytes", "bitsandbytes"), ("fp8", "fp8"), ("w8a8", "w8a8"),
                           ("int8", "w8a8"), ("int4", "w4a16")):  # fmt: skip
         if word.startswith(start):
             return scheme
