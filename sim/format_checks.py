@@ -1,4 +1,4 @@
-"""Which kernels multiply a scenario's formats on its GPU; what the chip, the engine or the shapes rule out is refused."""
+"""Which kernels multiply a scenario's formats on its GPU; what chip, engine or shapes rule out is refused."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from sim.cost.kernels.gemm import gemm_terms
 from sim.cost.kernels.moe import Experts as KernelExperts
 from sim.cost.kernels.moe import moe_terms
 from sim.cost.ops import ForwardPass
-from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork, unpacked_cache
+from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork, unpacked_cache, unpacked_experts
 from sim.cost.scaled_kernels import CLASSES as SCALED_CLASSES
 from sim.cost.scaled_kernels import ScaledKernels
 from sim.cost.uncertainty import DATASHEET_ERRORS, Quantiles
-from sim.cost.unpacking import unpacked_terms, with_cache, without_quantising
+from sim.cost.unpacking import unpacked_terms, with_cache, with_weights, without_quantising
 
 _STACKS: Mapping[str, str] = {"tensorrt-llm": "trtllm"}
 """Engines whose measurements go under another name."""
@@ -65,7 +65,7 @@ class CalibratedKernels:
             kernel = without_quantising(kernel)
         cost = _cost(gemm_terms(m, n, k, kernel), 2.0 * m * n * k, moved)
         if form.quantising == "apart" and form.activation_bytes < 2.0 and not kernel.format.quantises_activations:
-            cost = cost._replace(seconds=cost.seconds + self.elementwise(m * k * (2.0 + form.activation_bytes)).seconds)
+            cost = cost._replace(seconds=cost.seconds + self.elementwise(m * k * form.quantising_bytes).seconds)
         return cost
 
     def _was_measured(self, scheme: str) -> bool:
@@ -89,15 +89,19 @@ class CalibratedKernels:
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """All experts of one layer; the distinct experts that tokens reach follow `Experts.touched`."""
-        entry = self._find("moe", gemm_scheme(experts.format))
+        entry, form = self._find("moe", gemm_scheme(experts.format)), experts.format
+        narrow = entry is None and form.unpacking is not None
+        entry = self._find("moe", "bf16") if narrow else entry
         if entry is None or not experts.gated:
             return self.rest.experts(tokens, experts)
+        kernel = with_weights(_kernel(entry), form.weight_bytes) if narrow else _kernel(entry)
         layer = KernelExperts(
             experts.hidden, experts.intermediate, experts.experts_per_token, experts.num_experts,
             expert_parallel=experts.expert_parallel,
         )  # fmt: skip
-        found = moe_terms(tokens, layer, _kernel(entry), experts.touched(tokens))
-        return _cost(found, experts.flops(tokens), experts.bytes_moved(tokens))
+        found = moe_terms(tokens, layer, kernel, experts.touched(tokens))
+        cost = _cost(found, experts.flops(tokens), experts.bytes_moved(tokens))
+        return unpacked_experts(cost, tokens, experts, self.calibration.chip.vector_ops_per_s) if narrow else cost
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
         """One new token of each sequence against its cache, from HBM.

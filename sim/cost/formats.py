@@ -37,7 +37,10 @@ def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
     if gpu.supports(compute) and scheme.activation_format(role).is_quantised and scheme.compute == "auto":
         activations = scheme.activation_format(role)
         unpacking = None if weights.tensor_rate == compute else unpacking_of(scheme, weights, compute, gpu)
-        return MatmulFormat(compute, stored, activations.stored_bytes, name, unpacking, quantising(scheme, role))
+        # A scale found for each token needs its largest element first, so that the row is read twice.
+        passed = activations.stored_bytes + (2.0 if scheme.scales == "static" else 4.0)
+        where = quantising(scheme, role)
+        return MatmulFormat(compute, stored, activations.stored_bytes, name, unpacking, where, passed)
     compute = compute if gpu.supports(compute) else gpu.default_dtype
     unpacking = unpacking_of(scheme, weights, compute, gpu) if weights.is_quantised else None
     return MatmulFormat(compute, stored, 2.0, name, unpacking)

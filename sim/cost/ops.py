@@ -96,7 +96,7 @@ class ForwardPass:
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
         self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
-        plain = QuantScheme.unquantised(architecture)
+        self._plain = plain = QuantScheme.unquantised(architecture)
         for matrix in architecture.matrices():
             if matrix.is_gemm and not matrix.is_expert:
                 k, n = matrix.per_gpu(tp)
@@ -134,12 +134,13 @@ class ForwardPass:
         if mlp.kind == "dense":
             self._elementwise.append(("activation", count, float(width)))
             return
-        form = matmul_format(scheme, "expert_gate_up", gpu)
-        experts = Experts(
-            mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
-            mlp.experts_per_token, mlp.gated, form, self.layout.ep,
-        )  # fmt: skip
-        self._experts.append((count, experts))
+        kept = scheme.kept_layers("expert_gate_up", count)
+        for form_of, calls in ((scheme, count - kept), (self._plain, kept)):
+            experts = Experts(
+                mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
+                mlp.experts_per_token, mlp.gated, matmul_format(form_of, "expert_gate_up", gpu), self.layout.ep,
+            )  # fmt: skip
+            self._experts += [(calls, experts)] if calls else []
         self._elementwise.append(("routing", count, mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row))
         if mlp.shared_intermediate_size:
             shared = ceil_div(mlp.shared_intermediate_size, tp) * (3 if mlp.gated else 2) * 2
@@ -177,7 +178,9 @@ class ForwardPass:
         decode = 2.0 * heads * (attention.latent_dim + attention.kv_lora_rank)
         prefill = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
         widening = attention.latent_dim * self._cache_operations
-        shape = Heads(heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen, 0, widening)
+        shape = Heads(
+            heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen, 0, widening
+        )
         self._attention.append(_AttentionLayers(count, shape, index))
         self._elementwise.append(("rotary + cache write", count, 4.0 * heads * attention.head_dim + latent))
         if attention.indexer is not None and not attention.indexer.shared:

@@ -48,6 +48,8 @@ class MatmulFormat(NamedTuple):
     unpacking: Unpacking | None = None
     """What it takes to widen the weights; None where they are multiplied as they are, or were measured so."""
     quantising: Quantising = "measured"
+    quantising_bytes: float = 3.0
+    """Traffic per activation of a pass that quantises it; where the measurements hold the pass, they decide."""
 
 
 class Heads(NamedTuple):
@@ -192,6 +194,17 @@ def unpacked_cache(cost: Cost, cached_tokens: int, heads: Heads, vector_ops_per_
     return cost._replace(seconds=smooth_max(cost.seconds, unpack, _CACHE_OVERLAP, SCALAR), bound=bound)
 
 
+def unpacked_experts(cost: Cost, tokens: int, experts: Experts, vector_ops_per_s: float) -> Cost:
+    """Experts whose weights are widened for every `rows` rows that reach one of them."""
+    unpacking = experts.format.unpacking
+    if unpacking is None:
+        return cost
+    touched = max(experts.touched(tokens), 1.0)
+    tiles = math.ceil(experts.rows(tokens) / touched / unpacking.rows)
+    widen = touched * experts.parameters * tiles * unpacking.operations / vector_ops_per_s
+    return cost._replace(seconds=cost.seconds + widen)
+
+
 class DatasheetKernels:
     """Datasheet rates times the profile's fall-back efficiencies: right to some tens of percent."""
 
@@ -218,7 +231,7 @@ class DatasheetKernels:
             else:
                 return self._with_unpacking(m, k * n, moved, flops, form, unpacking)
         if form.quantising == "apart" and form.activation_bytes < 2.0:
-            extra += self._pass_s(m * k * (2.0 + form.activation_bytes), 0.0)
+            extra += self._pass_s(m * k * form.quantising_bytes, 0.0)
         cost = roofline(flops, moved, peak, self._bandwidth, eff)
         return cost._replace(seconds=cost.seconds + extra)
 
@@ -240,9 +253,10 @@ class DatasheetKernels:
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """The weights of every expert that is touched are read once."""
         peak = self._peak[experts.format.compute]
-        return roofline(
+        cost = roofline(
             experts.flops(tokens), experts.bytes_moved(tokens), peak, self._bandwidth, self._efficiency.moe
         )  # fmt: skip
+        return unpacked_experts(cost, tokens, experts, self._vector)
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
         """The cache is read once; queries and outputs hardly matter."""

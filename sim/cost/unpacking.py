@@ -7,6 +7,8 @@ from dataclasses import replace
 from sim.cost.kernels.arithmetic import SCALAR, THROTTLE_AFTER_S, Terms, ceil_div, smooth_max, terms
 from sim.cost.kernels.attention_decode import DecodeKernel
 from sim.cost.kernels.gemm import GemmKernel, gemm_formula
+from sim.cost.kernels.moe import MoeKernel
+from sim.cost.kernels.residual import NO_RESIDUAL
 from sim.cost.roofline import Heads
 from sim.specs.weight_kernels import Unpacking
 
@@ -36,6 +38,9 @@ def without_quantising(kernel: GemmKernel) -> GemmKernel:
 def with_cache(kernel: DecodeKernel, heads: Heads) -> DecodeKernel:
     """The same attention over keys and values of these bytes per element, scales included."""
     elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
-    return replace(
-        kernel, format=replace(kernel.format, kv_bytes_per_element=heads.kv_bytes_per_token / elements)
-    )
+    return replace(kernel, format=replace(kernel.format, kv_bytes_per_element=heads.kv_bytes_per_token / elements))
+
+
+def with_weights(kernel: MoeKernel, weight_bytes: float) -> MoeKernel:
+    """The same experts with weights of these bytes per parameter."""
+    return replace(kernel, residual=NO_RESIDUAL, format=replace(kernel.format, weight_bytes=weight_bytes))

@@ -97,8 +97,8 @@ FORMATS: Mapping[str, NumberFormat] = _table(
     # KIVI, Liu et al. 2024: groups of 32, keys along the channel, values along the token; FP16 scale and zero point.
     NumberFormat("int4-kivi", "int", 4, 32, 16, 16),
     NumberFormat("int2-kivi", "int", 2, 32, 16, 16),
-    # SpQR, Dettmers et al. 2023, section 4: 3-bit weights, groups of 16 whose 3-bit scales and zeros have 64 bits per 16
-    # groups of their own, and 1 % outliers of 32 bits: 3.94 bits; with 4-bit weights and scales 4.63 bits are published.
+    # SpQR, Dettmers et al. 2023, section 4: 3-bit weights, groups of 16 whose 3-bit scales and zeros have 64 bits per
+    # 16 groups of their own, and 1 % outliers of 32 bits: 3.94 bits.
     NumberFormat("spqr", "int", 3, 16, 3 + 4, 3, 0.01, 32),
     NumberFormat("mxfp4", "fp4", 4, 32, 8),  # OCP Microscaling 1.0
     NumberFormat("nvfp4", "fp4", 4, 16, 8),  # an E4M3 scale per 16 elements

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sim.errors import ConfigError
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.checkpoint_formats import read_checkpoint
 from sim.specs.number_formats import NumberFormat, base_format
@@ -40,10 +39,12 @@ KEEPABLE: Mapping[str, frozenset[str]] = {
     "down_proj": frozenset({"down", "shared_down"}),
     "experts": frozenset({"expert_gate_up", "expert_down"}),
     "linear_attn": frozenset({"linear_in", "linear_out"}),
+    "indexer": frozenset({"index_q", "index_k"}),
     "lm_head": frozenset({"lm_head"}),
     "embed_tokens": frozenset({"embed"}),
 }
-"""Modules that a scenario can leave in 16 bit, and the roles that they have here."""
+"""Modules that a scenario can leave in 16 bit, and the roles that they have here, which can be named as well."""
+ROLES = frozenset[str]().union(*KEEPABLE.values())
 AXES = ("weights", "activations", "kv_cache")
 Compute = Literal["auto", "16-bit"]
 Fuse = Literal["none", "epilogue", "all"]
@@ -142,14 +143,13 @@ class QuantScheme:
     def as_dict(self) -> dict[str, Any]:
         """The `quantization:` mapping that asks for this scheme again; settings at their defaults are left out."""
         found: dict[str, Any] = {axis: getattr(self, axis).name for axis in AXES}
-        for key in ("kernel", "compute", "fuse", "kv_back_end"):
-            if getattr(self, key) not in (_DEFAULTS[key], NONE):
+        for key, default in _DEFAULTS.items():
+            if getattr(self, key) not in (default, NONE):
                 found[key] = getattr(self, key)
         if any(self.keep_layers):
             found["keep_layers"] = list(self.keep_layers)
-        kept = self.kept - NEVER_QUANTISED
-        names = [name for name, roles in KEEPABLE.items() if kept & roles]
-        return found | ({"keep": names} if names else {})
+        kept = sorted(self.kept - NEVER_QUANTISED)
+        return found | ({"keep": kept} if kept else {})
 
 
-_DEFAULTS = {"kernel": AUTO, "compute": "auto", "fuse": "epilogue", "kv_back_end": AUTO}
+_DEFAULTS = {"scales": "dynamic", "kernel": AUTO, "compute": "auto", "fuse": "epilogue", "kv_back_end": AUTO}

@@ -10,7 +10,7 @@ from sim.errors import ConfigError
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.gguf import MIXTURES, mixture
 from sim.specs.number_formats import FORMATS, NumberFormat, find_format
-from sim.specs.quantization import AXES, KEEPABLE, NEVER_QUANTISED, Compute, Fuse, QuantScheme
+from sim.specs.quantization import AXES, KEEPABLE, NEVER_QUANTISED, ROLES, Compute, Fuse, QuantScheme
 from sim.specs.schemes import KV_BACK_ENDS, SCHEMES, Scales
 from sim.specs.weight_kernels import AUTO, KERNELS
 
@@ -54,7 +54,7 @@ def parse_quantization(
     scheme = _starting_scheme(architecture, complete=all(axis in asked.formats for axis in AXES))
     if asked.formats:
         scheme = _with_axes(scheme, asked, architecture, key)
-    kept = frozenset(role for name in asked.keep for role in KEEPABLE[name])
+    kept = frozenset(role for name in asked.keep for role in KEEPABLE.get(name, {name}))
     return replace(scheme, kept=scheme.kept | kept, **asked.others)
 
 
@@ -73,7 +73,7 @@ def _asked(value: str | Mapping[str, Any] | None, architecture: ModelArchitectur
     if "scheme" in given:
         base = _named_scheme(given["scheme"], architecture, f"{key}.scheme")
     formats = {axis: given[axis] for axis in AXES if axis in given}
-    words = {name: _word(given[name], name, f"{key}.{name}") for name in _WORDS if name in given}
+    words: dict[str, Any] = {n: _word(given[n], n, f"{key}.{n}") for n in _WORDS if n in given}
     if "keep_layers" in given:
         words["keep_layers"] = _layers(given["keep_layers"], architecture, f"{key}.keep_layers")
     return _Asked(
@@ -93,7 +93,7 @@ def _named_scheme(name: Any, architecture: ModelArchitecture, key: str) -> _Aske
     formats = {"weights": scheme.weights, "activations": scheme.activations}
     if scheme.kv_cache is not None:
         formats["kv_cache"] = scheme.kv_cache
-    others = {"kernel": scheme.kernel, "scales": scheme.scales, "kv_back_end": scheme.kv_back_end}
+    others = {key: getattr(scheme, key) for key in ("kernel", "scales", "kv_back_end")}
     return _Asked(formats, others, name=lower)
 
 
@@ -108,7 +108,7 @@ def _modules(value: Any, key: str) -> tuple[str, ...]:
     if names is None:
         raise ConfigError("must be a list of modules", key=key, value=value, choices=KEEPABLE)
     for name in names:
-        if name not in KEEPABLE:
+        if name not in KEEPABLE and name not in ROLES:
             raise ConfigError("is not a module that can be kept", key=key, value=name, choices=KEEPABLE)
     return tuple(names)
 

@@ -1,7 +1,7 @@
-"""The named quantisation schemes: which formats they choose on each axis, by which kernels, and what they cost to make.
+"""The named quantisation schemes: their formats on each axis, the kernels, and what it takes to make them.
 
-A name says what papers and engines mean by it; a mapping in the scenario can still change any axis. Calibration data and
-times are those of the papers (from memory where no figure of a table is named).
+A name says what papers and engines mean by it; a mapping in the scenario can still change any axis. Calibration data
+and times are those of the papers (from memory).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal
 
 from sim.specs.weight_kernels import AUTO
 
-Scales = Literal["none", "static", "dynamic"]
-"""When the scales of activations are found: never, from sample data beforehand, or from each token as it comes."""
+Scales = Literal["static", "dynamic"]
+"""When the scales of activations are found: from sample data beforehand, or from each token as it comes."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Scheme:
     activations: str = AUTO
     kv_cache: str | None = None
     kernel: str = AUTO
-    scales: Scales = "none"
+    scales: Scales = "dynamic"
     kv_back_end: str = AUTO
-    calibration: str = "none: rounded as they are"
+    calibration: str = "none"
     quality: str = ""
 
 
@@ -42,34 +42,38 @@ _ALL = (
     Scheme("int8_weight_only", "INT8 weights, a scale per channel", "int8"),
     Scheme("w4a16", "INT4 weights in groups of 128, symmetric", "int4", quality="rtn"),
     Scheme("gptq", "GPTQ: INT4, g128, rounded by second-order error", "int4-gptq",
-           calibration=f"{_SAMPLES}; 4 GPU hours for 175B (GPTQ, abstract)"),
-    Scheme("gptq_marlin", "GPTQ by Marlin's kernels", "int4-gptq", kernel="marlin", quality="gptq"),
+           calibration=f"{_SAMPLES}; 4 GPU hours for 175B"),
+    Scheme("gptq_marlin", "GPTQ by Marlin's kernels", "int4-gptq", kernel="marlin",
+           calibration=_SAMPLES, quality="gptq"),
     Scheme("gptq_int8", "GPTQ at 8 bits, g128", "int8-gptq", calibration=_SAMPLES, quality="int8_weight_only"),
     Scheme("awq", "AWQ: INT4, g128, zero points, salient channels scaled", "int4-awq",
            calibration="128 sequences, minutes"),
-    Scheme("awq_marlin", "AWQ by Marlin's kernels", "int4-awq", kernel="marlin", quality="awq"),
-    Scheme("awq_gemm", "AWQ by its own kernels", "int4-awq", kernel="awq", quality="awq"),
-    Scheme("spqr", "SpQR: 3 bit, g16, 1 % outliers in 32 bit", "spqr", calibration=f"{_SAMPLES}; 4.5 GPU hours for 65B"),
+    Scheme("awq_marlin", "AWQ by Marlin's kernels", "int4-awq", kernel="marlin",
+           calibration="128 sequences, minutes", quality="awq"),
+    Scheme("awq_gemm", "AWQ by its own kernels", "int4-awq", kernel="awq",
+           calibration="128 sequences, minutes", quality="awq"),
+    Scheme("spqr", "SpQR: 3 bit, g16, 1 % outliers in 32 bit", "spqr",
+           calibration=f"{_SAMPLES}; 4.5 GPU hours for 65B"),
     Scheme("bitsandbytes", "bitsandbytes NF4", "nf4", quality="nf4"),
     Scheme("nf4", "NF4: quantiles of the normal distribution, g64", "nf4"),
     Scheme("nf4_dq", "NF4 with quantised scales (QLoRA)", "nf4-dq", quality="nf4"),
     Scheme("fp8_weight_only", "FP8 weights, 16-bit activations", "fp8", quality="fp8"),
-    Scheme("fp8", "FP8 E4M3, a scale per tensor, activations per token as they come", "fp8", "fp8", scales="dynamic"),
+    Scheme("fp8", "FP8 E4M3, a scale per tensor, activations per token as they come", "fp8", "fp8"),
     Scheme("fp8_static", "FP8, activation scales fixed beforehand", "fp8", "fp8", scales="static",
            calibration="512 sequences", quality="fp8"),
-    Scheme("fp8_channel", "FP8, a scale per channel and token", "fp8_channel", "fp8", scales="dynamic", quality="fp8"),
-    Scheme("fp8_block", "FP8, a scale per 128 x 128 block (DeepSeek-V3)", "fp8_block", "fp8", scales="dynamic",
+    Scheme("fp8_channel", "FP8, a scale per channel and token", "fp8_channel", "fp8", quality="fp8"),
+    Scheme("fp8_block", "FP8, a scale per 128 x 128 block (DeepSeek-V3)", "fp8_block", "fp8",
            quality="fp8"),
-    Scheme("int8", "INT8 weights and activations, a scale per channel and token", "int8", "int8", scales="dynamic",
+    Scheme("int8", "INT8 weights and activations, a scale per channel and token", "int8", "int8",
            quality="w8a8"),
-    Scheme("w8a8", "INT8 weights and activations, a scale per channel and token", "int8", "int8", scales="dynamic",
+    Scheme("w8a8", "INT8 weights and activations, a scale per channel and token", "int8", "int8",
            calibration="512 sequences"),
     Scheme("smoothquant", "SmoothQuant W8A8: activation outliers moved into the weights, per token", "int8", "int8",
-           scales="dynamic", calibration="512 sequences"),
+           calibration="512 sequences"),
     Scheme("smoothquant_static", "SmoothQuant W8A8, O3: a fixed scale per tensor", "int8", "int8", scales="static",
            calibration="512 sequences", quality="smoothquant"),
     Scheme("mxfp4", "MXFP4 weights (OCP): E2M1, E8M0 scale per 32", "mxfp4"),
-    Scheme("nvfp4", "NVFP4 weights and activations: E2M1, E4M3 scale per 16", "nvfp4", "nvfp4", scales="dynamic"),
+    Scheme("nvfp4", "NVFP4 weights and activations: E2M1, E4M3 scale per 16", "nvfp4", "nvfp4"),
     Scheme("nvfp4_weight_only", "NVFP4 weights, 16-bit activations", "nvfp4", quality="nvfp4"),
     Scheme("q8_0", "GGUF Q8_0: INT8 in blocks of 32", "gguf-q8_0"),
     Scheme("q4_0", "GGUF Q4_0: INT4 in blocks of 32", "gguf-q4_0"),

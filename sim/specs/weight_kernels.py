@@ -78,9 +78,7 @@ class WeightKernel:
     def unpacking(self, weights: NumberFormat, compute: str) -> Unpacking:
         """How it unpacks these weights for products in this format."""
         operations = self.operations[weights.kind][compute == "bf16"]
-        return Unpacking(
-            operations, self.rows, self.separate_from, self.pass_operations, self.overlap, self.multiplies
-        )
+        return Unpacking(operations, self.rows, self.separate_from, self.pass_operations, self.overlap, self.multiplies)
 
 
 def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
@@ -90,7 +88,7 @@ def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
 _GPU_STACKS = ("vllm", "sglang")
 # Per 4 weights, vLLM's csrc/quantization/marlin/dequant.h: INT4 two lop3, a shift, two half2 arithmetic, two scalings;
 # INT8 to bf16 four prmt into float32, four subtractions, two packings, two scalings, to fp16 two prmt and two
-# subtractions; FP8 and FP4 shifts and masks for sign and exponent and a product that corrects its bias (all from memory).
+# subtractions; FP8 and FP4 shifts and masks for sign and exponent and a product that corrects its bias (from memory).
 _IN_REGISTERS = {"int4": (1.75, 1.75), "int8": (1.5, 3.0), "fp8": (2.25, 2.25), "fp4": (2.75, 2.75)}
 _GGML = _same(q8_0=0.75, q4_0=1.25, q4_k=1.5, q5_k=2.0, q6_k=2.0, q3_k=2.25, q2_k=2.25)
 
