@@ -179,8 +179,10 @@ class EngineSpec(BaseModel):
     num_gpu_blocks_override: Count | None = Field(
         default=None, description="KV blocks of a replica, for instance from a server's start-up log"
     )
-    quantization: str | dict[str, str] | None = Field(
-        default=None, description="vLLM's scheme name, or formats of {weights, activations, kv_cache}"
+    quantization: str | dict[str, Any] | None = Field(
+        default=None,
+        description="vLLM's scheme name, or formats of {weights, activations, kv_cache}, on top of a "
+        "{scheme}, with what stays in 16 bit {keep, keep_layers} and how it is multiplied {kernel, compute, fuse, ...}",
     )
     dtype: str = Field(default="auto", description="16-bit type of what is not quantised: auto, bfloat16 or float16")
     tensor_parallel_size: Count = Field(default=1, description="GPUs that share every layer")
