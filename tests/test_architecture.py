@@ -40,7 +40,8 @@ LEVELS = (
     ("resolved",),
     ("run",),
     ("intervals",),
-    ("imports", "report", "planner", "explain", "validation"),
+    ("planner",),
+    ("imports", "report", "explain", "validation"),
     ("cli",),
     ("__init__", "__main__"),
 )
