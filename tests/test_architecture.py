@@ -29,7 +29,7 @@ LEVELS = (
     ("regime",),
     ("latencies",),
     ("metrics",),
-    ("presets",),
+    ("presets", "tariff"),
     ("scenario",),
     ("kv_settings",),
     ("engine_settings", "written_workload", "model_formats", "pools"),
