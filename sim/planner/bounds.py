@@ -134,11 +134,11 @@ def _row_s(setup: Setup) -> float:
     most = setup.engine.max_num_batched_tokens
     sizes = {most, *(2**n for n in range(4, most.bit_length()))}
     per_row = [sum(op.seconds for op in forward.rows(ceil_div(size, lanes))) / size for size in sizes]
-    return min(per_row)
+    return float(min(per_row))
 
 
 def _decode_attention_s(setup: Setup, context: float) -> float:
     """Least seconds per decoded token in attention over the whole context; layers with a window count as free."""
     forward = setup.timer.forward
     batches = [b for b in _BATCHES if b <= setup.engine.max_num_seqs]
-    return min(sum(op.seconds for op in forward.decode(b, round(b * context))) / b for b in batches)
+    return float(min(sum(op.seconds for op in forward.decode(b, round(b * context))) / b for b in batches))

@@ -16,6 +16,7 @@ _GROWTH = 1.5
 GRID_STEP = 1.02
 """Rates are searched on the grid 1.02^k, so that two questions about one fleet get comparable answers."""
 _LOWEST, _HIGHEST = -470, 700  # 1.02^k: from 1 request in 3 hours to a million per second
+_BELOW, _ABOVE = 35, 25  # of the grid: half, and 1.6 times
 _IDLE_SHARE = 0.02
 
 
@@ -171,28 +172,34 @@ def nearby(
     return found, fleet._outcomes[replicas][0]
 
 
-def highest_rate(question: Question, overrides: Mapping[str, Any], known: Survey, replicas: int) -> float | None:
+def highest_rate(
+    question: Question, overrides: Mapping[str, Any], known: Survey, replicas: int,
+    factors: Mapping[str, float] | None = None, near: float | None = None,
+) -> float | None:  # fmt: skip
     """The highest rate of the grid 1.02^k that so many replicas hold with every seed; None when even the lowest fails.
 
     Bisection over k with fixed ends: a looser objective never lowers the answer. Rates beyond what the least work per
-    request allows are not simulated.
+    request allows are not simulated. `near` narrows the search to half and 1.6 times that rate.
     """
     if question.rate is None or known.work is None:
         return None
-    bench = Bench(question.base, overrides)
+    bench = Bench(question.base, overrides, factors)
     traffic, work = question.traffic, known.work
 
     def holds(k: int) -> bool:
         rate = GRID_STEP**k
-        if work.replicas(rate * traffic.span_s(rate), traffic.span_s(rate)) > replicas:
+        span_s = traffic.span_s(rate)
+        if factors is None and work.replicas(rate * span_s, span_s) > replicas:
             return False
         return all_hold(bench, traffic.at(rate), replicas, rate, question.seeds)
 
-    low, high = _LOWEST, _HIGHEST
+    centre = None if near is None else round(math.log(near, GRID_STEP))
+    low, high = (_LOWEST, _HIGHEST) if centre is None else (centre - _BELOW, centre + _ABOVE)
+    ends = low
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
-    return GRID_STEP**low if low > _LOWEST else None
+    return GRID_STEP**low if low > ends else None
 
 
 def all_hold(bench: Bench, traffic: Mapping[str, Any], replicas: int, rate: float | None, seeds: Sequence[int]) -> bool:

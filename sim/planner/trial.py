@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.breakdown import breakdown
 from sim.build import build
 from sim.cost.step_timer import RooflineStepTimer
 from sim.documents import canonical_json
@@ -41,10 +40,6 @@ class Outcome:
     summary: Mapping[str, Any]
     trust: str
     notes: tuple[str, ...] = ()
-    bounds: Mapping[str, float] = field(default_factory=dict)
-    """Share of the busy time by what bounds it (compute, memory, link, launch, host), where it was asked for."""
-    communication: float | None = None
-    """Share of the busy time in transfers between GPUs, likewise."""
 
     @property
     def holds(self) -> bool:
@@ -87,21 +82,11 @@ class Bench:
         key = canonical_json({k: v for k, v in more.items() if k.startswith(("engine", "hardware", "model"))})
         return replace(setup, timer=self._timers.setdefault(key, setup.timer))
 
-    def run(
-        self, traffic: Mapping[str, Any], *, replicas: int, rate: float | None, seed: int, explain: bool = False
-    ) -> Outcome:
+    def run(self, traffic: Mapping[str, Any], *, replicas: int, rate: float | None, seed: int) -> Outcome:
         """Simulate `replicas` copies under the traffic."""
-        setup = self.build({**traffic, "replicas.count": replicas, "seed": seed})
-        result = run_setup(setup)
+        result = run_setup(self.build({**traffic, "replicas.count": replicas, "seed": seed}))
+        if result.manifest["interrupted"]:
+            raise KeyboardInterrupt
         self.simulations += 1
         facts = result.facts
-        outcome = Outcome(replicas, rate, seed, summarise(result), str(facts["trust"]), tuple(facts["notes"]))
-        if not explain:
-            return outcome
-        rows = breakdown(setup.timer, result.steps)
-        total = sum(row["seconds"] for row in rows) or 1.0
-        bounds: dict[str, float] = {}
-        for row in rows:
-            bounds[row["bound"]] = bounds.get(row["bound"], 0.0) + row["seconds"] / total
-        return replace(outcome, bounds=dict(sorted(bounds.items(), key=lambda item: -item[1])),
-                       communication=bounds.get("link", 0.0))  # fmt: skip
+        return Outcome(replicas, rate, seed, summarise(result), str(facts["trust"]), tuple(facts["notes"]))
