@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint bench picture mutants clean
+.PHONY: run test test-ray lint bench picture mutants clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
+
+test-ray: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

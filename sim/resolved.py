@@ -36,6 +36,7 @@ def resolved(setup: Setup) -> dict[str, Any]:
         "workload": _workload(setup),
         **servers,
         "slo": dict(scenario.slo),
+        **({"cost": cost} if (cost := scenario.cost.model_dump(exclude_defaults=True)) else {}),
         "seed": scenario.seed,
     }
 

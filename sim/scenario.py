@@ -27,6 +27,7 @@ from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
+from sim.tariff import CostSpec
 from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -282,6 +283,7 @@ class Scenario(BaseModel):
     slo: dict[Objective, LimitValue] = Field(
         default_factory=dict, description="objectives such as ttft_p99_ms: 500 (ttft, tpot, itl, e2e, queue)"
     )
+    cost: CostSpec = Field(default_factory=CostSpec, description="prices, PUE and carbon of your own")
     seed: int = Field(default=0, ge=0, lt=2**63, description="all random draws follow from it")
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ LEVELS = (
     ("regime",),
     ("latencies",),
     ("metrics",),
-    ("presets",),
+    ("presets", "tariff"),
     ("scenario",),
     ("kv_settings", "format_checks"),
     ("engine_settings", "written_workload", "model_formats", "pools"),
@@ -40,7 +40,8 @@ LEVELS = (
     ("resolved",),
     ("run",),
     ("intervals",),
-    ("imports", "report", "planner", "explain", "validation"),
+    ("planner",),
+    ("imports", "report", "explain", "validation"),
     ("cli",),
     ("__init__", "__main__"),
 )

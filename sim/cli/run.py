@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sim.build import build
+from sim.cli.places import output_directory
+from sim.cli.progress import progress_bar
 from sim.errors import ConfigError, InvariantError
 from sim.imports.vllm_log import read_log
 from sim.intervals import intervals
@@ -61,7 +59,7 @@ def run(
     settings_here = dict(parse_setting(text) for text in settings) | ({} if seed is None else {"seed": seed})
     logged, notes = _from_log(from_log, settings_here)
     loaded = load_scenario(scenario, logged | settings_here, dict.fromkeys(logged, str(from_log)))
-    directory = _directory(out, loaded.scenario.name)
+    directory = output_directory(out, loaded.scenario.name)
     try:
         result = _simulate(loaded, directory, step_by_step, notes)
         if uncertainty is not None and not result.manifest["interrupted"]:
@@ -92,24 +90,9 @@ def _from_log(log: Path | None, settings: Mapping[str, Any]) -> tuple[dict[str, 
     return overrides, [f"from {log.name}: {key} = {value}" for key, value in overrides.items()] + list(facts.notes)
 
 
-def _directory(out: Path | None, name: str) -> Path:
-    """Where the run goes. Looked at before anything is simulated, and made only when there is something to write."""
-    directory = Path("out") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run") if out is None else out
-    try:
-        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
-        problem = "" if there.is_dir() else f"{there} is not a directory"
-        if not problem and not os.access(there, os.W_OK | os.X_OK):
-            problem = f"{there} may not be written to"
-    except OSError as error:
-        problem = f"cannot be looked for ({error.strerror})"
-    if problem:
-        raise ConfigError(problem, file="--out", key=str(directory))
-    return directory
-
-
 def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes: list[str]) -> RunResult:
     started = time.perf_counter()
-    with _progress(loaded.scenario.name) as on_progress, _reproducible(loaded, directory):
+    with progress_bar(loaded.scenario.name) as on_progress, _reproducible(loaded, directory):
         result = simulate(
             loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory, by_operator=True
         )
@@ -131,7 +114,7 @@ def _reproducible(loaded: LoadedScenario, directory: Path) -> Iterator[None]:
 
 
 def _repeat(loaded: LoadedScenario, repetitions: int) -> dict[str, Any]:
-    with _progress("repetitions") as on_progress:
+    with progress_bar("repetitions") as on_progress:
         return intervals(loaded, repetitions, on_progress=lambda done: on_progress(done, repetitions))
 
 
@@ -148,16 +131,3 @@ def _write(result: RunResult, directory: Path, timeline: bool, no_report: bool) 
 
     evidence = Evidence.of(result)
     return evidence.summary, write_report(evidence, directory, timeline=timeline)
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on stderr while a long run lasts; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name or "simulating", total=None)
-        yield lambda ended, total: progress.update(task, completed=ended, total=total)

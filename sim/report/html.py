@@ -20,7 +20,7 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
 
     Everything that came from the user's files is escaped; the drawings are our own.
     """
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     result, summary = evidence.result, evidence.summary
     scenario: Mapping[str, Any] = result.manifest.get("scenario") or {}
     setting = rows.setting(result)
@@ -46,7 +46,8 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where page templates come from; what is put into them is escaped."""
     # The template's name ends in .j2, so escaping is switched on for all rather than by file extension.
     loader = PackageLoader("sim", "data/templates")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
