@@ -89,6 +89,10 @@ def test_look_up_values_survive() -> None:
 def test_torch_int4_product() -> None:
     """torch's own int4 kernel multiplies by what its codes stand for."""
     x, weight = _operands(4, 64, 256)
-    own = weight_only.TorchInt4(weight)
-    assert relative_error(own.exact, weight) < 0.12
-    assert relative_error(own.product(x), x.double() @ own.exact.t()) < 2 * BF16
+    codes, scale, middle = weight_only.asymmetric_codes(weight)
+    groups = (codes.double() - 8).view(64, -1, weight_only.GROUP) * scale.double()[..., None] + middle.double()[
+        ..., None
+    ]
+    exact = groups.reshape(64, 256)
+    assert relative_error(exact, weight) < 0.12
+    assert relative_error(weight_only.pack_for_torch(weight).product(x), x.double() @ exact.t()) < 2 * BF16

@@ -20,6 +20,7 @@ GROUP = 128
 _HALF = GROUP // 2
 _COLUMNS = 64
 _MOST_SPLITS = 8
+_INNER_TILES = 8
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -125,30 +126,40 @@ def unpack(weight: PackedWeight) -> torch.Tensor:
     return (values * weight.scales.double()[:, :, None, None]).reshape(n, 2 * half)
 
 
+@dataclass(frozen=True)
 class TorchInt4:
-    """torch's own weight-only int4 product (tinygemm): asymmetric codes in groups of 128, bf16 activations."""
+    """Weights of torch's own weight-only int4 product (tinygemm): asymmetric codes in groups of 128."""
 
-    _INNER_TILES = 8
+    codes: torch.Tensor
+    scales: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        n, k = weight.shape
-        groups = weight.float().view(n, k // GROUP, GROUP)
-        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-        scale = ((high - low) / 15).clamp_min(1e-6).bfloat16()
-        middle = (low + scale.float() * 8).bfloat16()
-        codes = ((groups - middle.float()) / scale.float() + 8).round().clamp(0, 15)
-        self.exact = ((codes.double() - 8) * scale.double() + middle.double()).reshape(n, k)
-        """What the codes stand for, [n, k]."""
-        self._scales = torch.stack([scale[..., 0], middle[..., 0]], -1).transpose(0, 1).contiguous()
-        flat = codes.to(torch.int32).reshape(n, k)
-        if weight.is_cuda:
-            pairs = ((flat[:, ::2] << 4) | flat[:, 1::2]).to(torch.uint8)
-            self._codes = torch.ops.aten._convert_weight_to_int4pack(pairs, self._INNER_TILES)
-            self._multiply = torch.ops.aten._weight_int4pack_mm
-        else:
-            self._codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(flat, self._INNER_TILES)
-            self._multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+    def clone(self) -> TorchInt4:
+        """The same in other memory."""
+        return TorchInt4(self.codes.clone(), self.scales.clone())
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x [m, k] times the weights."""
-        return self._multiply(x, self._codes, GROUP, self._scales)
+        """bf16 x [m, k] times the weights."""
+        ops = torch.ops.aten
+        multiply = ops._weight_int4pack_mm if x.is_cuda else ops._weight_int4pack_mm_for_cpu
+        return multiply(x, self.codes, GROUP, self.scales)
+
+
+def pack_for_torch(weight: torch.Tensor) -> TorchInt4:
+    """Weights [n, k] in torch's own packing, which differs between GPU and CPU."""
+    codes, scale, middle = asymmetric_codes(weight)
+    scales = torch.stack([scale, middle], -1).transpose(0, 1).contiguous()
+    if weight.is_cuda:
+        pairs = ((codes[:, ::2] << 4) | codes[:, 1::2]).to(torch.uint8)
+        return TorchInt4(torch.ops.aten._convert_weight_to_int4pack(pairs, _INNER_TILES), scales)
+    return TorchInt4(torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, _INNER_TILES), scales)
+
+
+def asymmetric_codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes [n, k], and [n, k / 128] scales and values of code 8, such that w = (code - 8) scale + value."""
+    n, k = weight.shape
+    groups = weight.float().view(n, k // GROUP, GROUP)
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale = ((high - low) / 15).clamp_min(1e-6).bfloat16()
+    middle = (low + scale.float() * 8).bfloat16()
+    codes = ((groups - middle.float()[..., None]) / scale.float()[..., None] + 8).round().clamp(0, 15)
+    return codes.to(torch.int32).reshape(n, k), scale, middle
