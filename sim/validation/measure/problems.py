@@ -194,7 +194,7 @@ def _moves(quick: bool) -> Iterator[Problem]:
 
 
 def fresh_problems(seed: int, each: int) -> list[Problem]:
-    """Random sizes of every class, few of which any fit has seen: `each` per class and format."""
+    """Random sizes of every class that no calibration has seen: `each` per class and format, or a few less."""
     draw = random.Random(seed)
     found: list[Problem] = []
     for _ in range(each):
@@ -204,7 +204,8 @@ def fresh_problems(seed: int, each: int) -> list[Problem]:
         found.append(_fresh_shared(draw))
         found += [Problem.of("passes", op=op, m=_log(draw, 1, 8192), width=_width(draw, op)) for op in _PASSES]
         found += _fresh_moves(draw)
-    return _in_groups(iter(found))
+    known = {problem.key for problem in calibration_problems()}
+    return _in_groups(problem for problem in found if problem.key not in known)
 
 
 def _log(draw: random.Random, low: float, high: float, multiple: int = 1) -> int:
