@@ -40,7 +40,8 @@ LEVELS = (
     ("resolved",),
     ("run",),
     ("intervals",),
-    ("imports", "report", "planner", "explain", "validation"),
+    ("imports", "report", "planner", "validation"),
+    ("explain",),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -55,7 +56,7 @@ HOMES = {
     "rich": ("cli", "report"),
     "matplotlib": ("report", "explain", "validation"),
     "jinja2": ("report",),
-    "joblib": ("planner", "intervals", "validation"),
+    "joblib": ("planner", "intervals", "explain", "validation"),
     "ray": ("planner",),
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And
