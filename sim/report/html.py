@@ -34,7 +34,7 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
         attainment=rows.attainment(summary),
         objectives=rows.objectives(summary),
         statistics=rows.STATISTICS.values(),
-        latencies=rows.latencies(summary, {**rows.LATENCIES, **rows.PHASES}),
+        latencies=rows.latencies(summary, {**rows.LATENCIES, **rows.CLIENT, **rows.PHASES}),
         intervals=rows.intervals(summary),
         intervals_title=rows.intervals_title(summary),
         tables=_tables(evidence),
