@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from sim.catalog import find
+from sim.client import ClientSpec
 from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
@@ -280,6 +281,7 @@ class Scenario(BaseModel):
     engine: EngineSpec = Field(default_factory=EngineSpec, description="the serving engine")
     replicas: ReplicasSpec = Field(default_factory=ReplicasSpec, description="how many copies")
     pools: PoolsSpec | None = Field(default=None, description="disaggregated prefill and decode, instead of replicas")
+    client: ClientSpec | None = Field(default=None, description="how answers travel; default: nothing is added to them")
     slo: dict[Objective, LimitValue] = Field(
         default_factory=dict, description="objectives such as ttft_p99_ms: 500 (ttft, tpot, itl, e2e, queue)"
     )

@@ -24,10 +24,11 @@ LEVELS = (
     ("kv",),
     ("schedulers", "workloads"),
     ("engine",),
-    ("token_times", "slo", "audit", "breakdown", "fairness"),
+    ("token_times", "slo", "audit", "breakdown", "fairness", "presets"),
     ("series",),
     ("regime",),
     ("latencies",),
+    ("client",),
     ("metrics",),
     ("presets", "tariff"),
     ("scenario",),
@@ -41,7 +42,8 @@ LEVELS = (
     ("run",),
     ("intervals",),
     ("planner",),
-    ("imports", "report", "explain", "validation"),
+    ("imports", "report", "validation"),
+    ("explain",),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -56,7 +58,7 @@ HOMES = {
     "rich": ("cli", "report"),
     "matplotlib": ("report", "explain", "validation"),
     "jinja2": ("report",),
-    "joblib": ("planner", "intervals", "validation"),
+    "joblib": ("planner", "intervals", "explain", "validation"),
     "ray": ("planner",),
 }
 # Optional extras and slow libraries may be imported where they are used; pandas takes longer than a small command. And
