@@ -30,7 +30,7 @@ LEVELS = (
     ("latencies",),
     ("client",),
     ("metrics",),
-    ("presets", "tariff"),
+    ("tariff",),
     ("scenario",),
     ("kv_settings", "format_checks"),
     ("engine_settings", "written_workload", "model_formats", "pools"),

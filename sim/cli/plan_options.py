@@ -97,8 +97,9 @@ def request_of(base: Base, hardware: str | None, options: Mapping[str, Any], var
     """The question that the options ask; `vary`: whether tensor parallelism is searched where nothing is said."""
     names = tuple(word.strip() for word in (hardware or "").split(",") if word.strip())
     return Request(
-        base, names, Search.parse(options["searched"] or (["tp"] if vary else [])), options["rate"], options["headroom"] / 100,
-        options["spare"], options["seeds"], options["duration"], options["max_gpus"], options["uncertainty"],
+        base, names, Search.parse(options["searched"] or (["tp"] if vary else [])), options["rate"],
+        options["headroom"] / 100, options["spare"], options["seeds"], options["duration"],
+        options["max_gpus"], options["uncertainty"],
         curves=not options["no_report"],
     )  # fmt: skip
 

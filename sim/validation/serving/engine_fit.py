@@ -73,8 +73,8 @@ def _target(case: Case, predicted: Predicted, preset: EnginePreset, term: str, s
     fixed = np.array([host.get(name, 1.0) for name in NAMES])
     seconds = float(shares @ fixed)
     return Target(
-        case.table + case.id, case.labels["model"], term, seconds * ratio if term == "duration" else seconds / ratio, shares,
-        tuple(columns), fixed,
+        case.table + case.id, case.labels["model"], term, seconds * ratio if term == "duration" else seconds / ratio,
+        shares, tuple(columns), fixed,
     )  # fmt: skip
 
 
