@@ -153,7 +153,20 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
         *_copies(summary),
         *_client(summary.get("client")),
+        *_queries(summary.get("queries")),
     ]
+
+
+def _queries(queries: Mapping[str, Any] | None) -> list[Row]:
+    """What became of an application's questions; nothing where every request is one."""
+    if queries is None:
+        return []
+    return [
+        ("Questions answered / failed", f"{queries['answered']:,} / {queries['failed']:,}"),
+        ("Question to answer, mean (s)", number(queries["mean_latency_s"])),
+        ("Question to answer, p50 / p99 (s)",
+         f"{number(queries['p50_latency_s'])} / {number(queries['p99_latency_s'])}"),
+    ]  # fmt: skip
 
 
 def _client(client: Mapping[str, Any] | None) -> list[Row]:
@@ -330,6 +343,9 @@ def _workload(scenario: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         _arrivals(arrival) if isinstance(arrival, Mapping) else "",
         "sessions of {mean_turns:.3g} turns that add {mean_tokens_per_turn:,.0f} tokens each".format(**workload)
         if workload.get("mean_turns")
+        else "",
+        "{kind} of {mean_requests_per_query:.3g} requests per question".format(**workload).replace("_", " ")
+        if workload.get("mean_requests_per_query")
         else "",
         f"{workload['mean_rate']:.3g} requests/s" if workload.get("mean_rate") and not arrival else "",
     ]

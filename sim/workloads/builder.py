@@ -12,6 +12,7 @@ from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
 from sim.workloads.lengths import law
+from sim.workloads.queries import Queries
 from sim.workloads.replay import TraceReplay, TraceRows
 from sim.workloads.sessions import Sessions
 from sim.workloads.several import SeveralSequences
@@ -66,8 +67,10 @@ def _single(spec: WorkloadSpec, seed: int, max_model_len: int | None, beside: Pa
     if spec.input_tokens is None or spec.output_tokens is None:
         raise ConfigError("is required but missing", key="input_tokens")
     sizes = Sizes(spec.input_tokens, spec.output_tokens, spec.max_output_tokens, spec.shared_prefix)
+    ends = spec.num_requests, spec.duration_s
+    if spec.application is not None and spec.arrival is not None:
+        return Queries(spec.arrival, sizes, spec.application, seed=seed, ends=ends, max_model_len=max_model_len)
     if spec.sessions is not None and spec.arrival is not None:
-        ends = spec.num_requests, spec.duration_s
         return Sessions(spec.arrival, sizes, spec.sessions, seed=seed, ends=ends, max_model_len=max_model_len)
     return _driven(spec, sizes, seed, spec.num_requests)
 

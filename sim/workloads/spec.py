@@ -9,19 +9,31 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sim.workloads.agents import Agent
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poisson, Stages, Weibull
+from sim.workloads.graph_rag import GraphRag
 from sim.workloads.lengths import Lengths, TokenCount
+from sim.workloads.rag import Rag
 from sim.workloads.sessions import SessionLaw
 from sim.workloads.sizes import SharedPrefix
 from sim.workloads.tenants import Tenant
 
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
+Application = Annotated[Rag | GraphRag | Agent, Field(discriminator="kind")]
 TooLong = Literal["refuse", "drop", "clip", "fail"]
 
 MOST_SEQUENCES = 1024
 """The most sequences of a request."""
 _MOST = 2**31 - 1
-_SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix", "sessions")
+_SYNTHETIC_ONLY = (
+    "num_requests",
+    "duration_s",
+    "input_tokens",
+    "output_tokens",
+    "shared_prefix",
+    "sessions",
+    "application",
+)
 _TRACE_ONLY = ("time_scale", "max_requests", "start_s", "end_s", "scale_input", "scale_output", "on_too_long")
 
 
@@ -53,6 +65,11 @@ class WorkloadSpec(BaseModel):
     sessions: SessionLaw | None = Field(
         default=None,
         description="conversations: `arrival` is that of sessions, input_tokens what each turn adds to all before it",
+    )
+    application: Application | None = Field(
+        default=None,
+        description="several requests per question, chosen by `kind`: rag, graph_rag or agent. `arrival` is that of "
+        "questions, input_tokens the question, output_tokens the final answer, num_requests counts requests",
     )
     max_output_tokens: TokenCount | None = Field(
         default=None,
@@ -144,6 +161,12 @@ class WorkloadSpec(BaseModel):
             raise ValueError("n does not go with beam_width: a beam search returns all its beams")
         if self.beam_width is None and self.beam_switch_probability is not None:
             raise ValueError("beam_switch_probability belongs to a beam search, but there is no beam_width")
+        return self
+
+    @model_validator(mode="after")
+    def _sessions_or_application(self) -> WorkloadSpec:
+        if self.sessions is not None and self.application is not None:
+            raise ValueError("application does not go with sessions: each says what follows a request")
         return self
 
     def _check_end(self) -> None:
