@@ -40,7 +40,7 @@ def sampled_steps(timer: RooflineStepTimer, steps: Table) -> Iterator[tuple[RunS
         total_ps = float(ends[-1])
     samples = min(_SAMPLES, len(steps))
     for row, times in _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / max(samples, 1)):
-        yield _shape(timer, row), total_ps / 1e12 * times / samples
+        yield shape_of(timer, row), total_ps / 1e12 * times / samples
 
 
 def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:
@@ -62,7 +62,7 @@ def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[M
             yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
 
 
-def _shape(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
+def shape_of(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
     """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
     decodes, chunks = row["decodes"], row["prefill_sequences"]
     context = row["context_tokens"] + decodes * (row["steps"] // 2)

@@ -12,7 +12,7 @@ from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engin
 from sim.errors import ConfigError
 from sim.gpu_resources import kernels_of, memory_of
 from sim.kv_settings import with_kv_window
-from sim.model_formats import format_notes, quantization_of, with_dtype
+from sim.model_formats import checked_formats, format_notes, quantization_of, with_dtype
 from sim.policies import (
     FORKING,
     FORKING_SCHEDULERS,
@@ -79,6 +79,8 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     scheme = quantization_of(loaded, architecture)
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
+    scheme = checked_formats(loaded, scheme, architecture, gpu, preset.stack, engine.layout)
+    engine = replace(engine, quantization=scheme.as_dict())
     with blamed(("hardware",)):
         kernels = kernels_of(gpu, preset)
     if factors:

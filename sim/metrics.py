@@ -265,7 +265,7 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "mean_reserved_share": _per(reserved, blocks),
         "mean_internal_fragmentation_share": _per(unused, blocks),
         "mean_stranded_share": _per(stranded, blocks),
-        "mean_free_share": 1.0 - _per(used + stranded, blocks),
+        "mean_free_share": _per(blocks - used - stranded, blocks),
         "mean_filled_share_of_used": _per(filled, used),
         "mean_reserved_share_of_used": _per(reserved, used),
         "mean_internal_fragmentation_share_of_used": _per(unused, used),
@@ -280,7 +280,8 @@ def _covered(series: Series, result: RunResult) -> float:
 
 
 def _per(amount: float, of: float) -> float:
-    return amount / of if of else math.nan
+    # What is left of a sum of means may be a rounding error, which depends on how the tables were cut.
+    return round(amount / of, _SIGNIFICANT_DIGITS) + 0.0 if of else math.nan
 
 
 def _json_stable(value: Any) -> Any:

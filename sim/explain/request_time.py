@@ -162,10 +162,16 @@ def _boundaries(steps: Table) -> Any:
 
 
 def _front_end_ps(setup: Setup, requests: Table) -> dict[int, int]:
-    """How long the API server held each request: it is deterministic, so it is worked out again in order of arrival."""
-    front = setup.front_end()
+    """How long an API server held each request: it is deterministic, so it is worked out again in order of arrival.
+
+    Of several replicas each has its own; what a request that no row assigns to one of them waited is not known, and 0.
+    """
+    fronts = setup.front_ends()
     ids, arrivals, prompts = (requests[name].tolist() for name in ("request_id", "arrival_ps", "prompt_tokens"))
-    if front is None:
-        return dict.fromkeys(ids, 0)
-    order = sorted(range(len(ids)), key=lambda i: (arrivals[i], ids[i]))
-    return {ids[i]: front.delay_ps(Request(ids[i], arrivals[i], prompts[i], 1), arrivals[i]) for i in order}
+    held = dict.fromkeys(ids, 0)
+    replicas = [0] * len(ids) if len(fronts) == 1 else requests["replica"].tolist()
+    for i in sorted(range(len(ids)), key=lambda i: (arrivals[i], ids[i])):
+        if 0 <= replicas[i] < len(fronts):
+            request = Request(ids[i], arrivals[i], prompts[i], 1)
+            held[ids[i]] = fronts[replicas[i]].delay_ps(request, arrivals[i])
+    return held
