@@ -15,10 +15,14 @@ class DecodeBatch:
     token counts are brought up to date when it leaves.
     """
 
-    __slots__ = ("_crossings", "_next", "context_tokens", "count", "local_growth", "local_tokens", "spans", "steps")
+    __slots__ = (
+        "_crossings", "_next", "context_tokens", "count", "encodes", "local_growth", "local_tokens", "spans", "steps",
+    )  # fmt: skip
 
     def __init__(self, spans: tuple[Span, ...] = ()) -> None:
         self.steps = self.count = self.context_tokens = 0
+        self.encodes = False
+        """Whether prompts may hold images, which are encoded in the step of their first token."""
         self.spans = spans
         self.local_tokens = [0] * len(spans)
         self.local_growth = [0] * len(spans)

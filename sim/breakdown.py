@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.cost.shape import Chunk, RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
+from sim.cost.vision_timer import VisionTimer
 from sim.results import Table
 
 _SAMPLES = 400
 _SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs")
 
 
-def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
+def breakdown(timer: StepPricer, steps: Table) -> list[dict[str, Any]]:
     """Seconds per operator and bound, over all steps of a run; the largest first.
 
     Up to 400 steps, spread evenly over the busy time, are priced again with the breakdown, and each speaks for an
@@ -33,14 +34,18 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     return [{"operator": name, "bound": bound, "seconds": value} for (name, bound), value in ordered]
 
 
-def sampled_steps(timer: RooflineStepTimer, steps: Table) -> Iterator[tuple[RunShape, float]]:
+def sampled_steps(timer: StepPricer, steps: Table) -> Iterator[tuple[RunShape, float]]:
     """Shapes of up to 400 steps, spread evenly over the busy time, and the seconds of it that each speaks for."""
     total_ps = 0.0
     for ends in _ends_of_busy_time(steps):
         total_ps = float(ends[-1])
     samples = min(_SAMPLES, len(steps))
-    for row, times in _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / max(samples, 1)):
-        yield shape_of(timer, row), total_ps / 1e12 * times / samples
+    columns = (*_SHAPE_COLUMNS, "first_step_ps")
+    for row, times in _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / max(samples, 1), columns):
+        shape = shape_of(timer, row)
+        if isinstance(timer, VisionTimer):  # rows count no images: the step's time says how many there were
+            shape.images = timer.images_in(shape, row["first_step_ps"])
+        yield shape, total_ps / 1e12 * times / samples
 
 
 def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:
@@ -54,15 +59,17 @@ def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:
         yield ends
 
 
-def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[Mapping[str, int], int]]:
+def _rows_at(
+    steps: Table, moments: npt.NDArray[np.float64], columns: Sequence[str]
+) -> Iterator[tuple[Mapping[str, int], int]]:
     """The rows in progress at some moments (ascending) of the busy time, and at how many of them."""
-    for ends, batch in zip(_ends_of_busy_time(steps), steps.batches(_SHAPE_COLUMNS), strict=True):
+    for ends, batch in zip(_ends_of_busy_time(steps), steps.batches(columns), strict=True):
         here, moments = np.split(moments, [np.searchsorted(moments, ends[-1], side="right")])
         for row, times in zip(*np.unique(np.searchsorted(ends, here), return_counts=True), strict=True):
-            yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
+            yield {name: int(batch[name][row]) for name in columns}, int(times)
 
 
-def shape_of(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
+def shape_of(timer: StepPricer, row: Mapping[str, int]) -> RunShape:
     """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
     decodes, chunks = row["decodes"], row["prefill_sequences"]
     context = row["context_tokens"] + decodes * (row["steps"] // 2)

@@ -13,7 +13,7 @@ from sim.cost.memory import (
 )
 from sim.cost.roofline import Kernels
 from sim.cost.shape import RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.engine.front_end import FrontEnd
 from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
@@ -65,7 +65,7 @@ class Setup:
     architecture: ModelArchitecture
     scheme: QuantScheme
     kernels: Kernels
-    timer: RooflineStepTimer
+    timer: StepPricer
     written: WrittenWorkload
     workload: Workload
     memory: MemoryPlan
@@ -94,6 +94,7 @@ class Setup:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
         batch = DecodeBatch(self.timer.spans)
+        batch.encodes = self.spec.images is not None
         kv = self._allocator()
         options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.

@@ -203,9 +203,11 @@ _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "vision attention": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
+            "vision all-reduce",
             "logits gather",
             "query-key norm all-reduce",
             "experts all-gather",
@@ -219,6 +221,8 @@ _OP_CLASSES: Mapping[str, str] = {
             "norm + residual",
             "quantise",
             "dequantise",
+            "vision norm + residual",
+            "vision activation",
             "rotary + cache write",
             "activation",
             "routing",

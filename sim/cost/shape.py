@@ -46,7 +46,7 @@ class RunShape:
     One object per replica, refilled for every plan: the hot path makes no new ones.
     """
 
-    __slots__ = ("chunks", "context_tokens", "decodes", "local_growth", "local_tokens")
+    __slots__ = ("chunks", "context_tokens", "decodes", "images", "local_growth", "local_tokens")
 
     def __init__(
         self,
@@ -66,6 +66,9 @@ class RunShape:
         can see through it."""
         self.local_growth = local_growth
         """By how much each of these sums grows per step: the sequences that have not filled the span."""
+
+        self.images = 0
+        """Images that are encoded in a step with chunks, before them."""
 
     @property
     def new_tokens(self) -> int:

@@ -11,6 +11,7 @@ from sim.sequences import BeamSearch, neutral_switch_probability
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
+from sim.workloads.images import WithImages
 from sim.workloads.lengths import law
 from sim.workloads.queries import Queries
 from sim.workloads.replay import TraceReplay, TraceRows
@@ -38,14 +39,24 @@ def load_workload(name: str, *, beside: Path | None = None) -> tuple[WorkloadSpe
 
 
 def build_workload(
-    spec: WorkloadSpec, *, seed: int = 0, max_model_len: int | None = None, beside: Path | None = None
+    spec: WorkloadSpec,
+    *,
+    seed: int = 0,
+    max_model_len: int | None = None,
+    beside: Path | None = None,
+    image_tokens: int | None = None,
 ) -> Workload:
     """The traffic a spec describes, drawn with `seed`.
 
+    `image_tokens` are those of one of its images, as the model that is served makes of them; None: it sees none.
     `max_model_len` (tokens) decides which rows of a trace are too long; `beside` is the file that holds the spec, for
     relative paths. Raises ConfigError for what is wrong in the spec or in a row of its trace.
     """
     workload = _single(spec, seed, max_model_len, beside)
+    if spec.images is not None:
+        if image_tokens is None:
+            raise ConfigError("need a model: what they become is up to its vision tower", key="images")
+        workload = WithImages(workload, spec.images, image_tokens, seed=seed)
     if spec.tenants:
         workload = SharedByTenants(workload, spec.tenants, seed=seed)
     if spec.sequences == 1:

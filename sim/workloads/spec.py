@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.workloads.agents import Agent
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poisson, Stages, Weibull
 from sim.workloads.graph_rag import GraphRag
+from sim.workloads.images import Images
 from sim.workloads.lengths import Lengths, TokenCount
 from sim.workloads.rag import Rag
 from sim.workloads.sessions import SessionLaw
@@ -70,6 +71,10 @@ class WorkloadSpec(BaseModel):
         default=None,
         description="several requests per question, chosen by `kind`: rag, graph_rag or agent. `arrival` is that of "
         "questions, input_tokens the question, output_tokens the final answer, num_requests counts requests",
+    )
+    images: Images | None = Field(
+        default=None,
+        description="images before the questions, for a model that sees; their tokens come on top of input_tokens",
     )
     max_output_tokens: TokenCount | None = Field(
         default=None,
@@ -167,6 +172,8 @@ class WorkloadSpec(BaseModel):
     def _sessions_or_application(self) -> WorkloadSpec:
         if self.sessions is not None and self.application is not None:
             raise ValueError("application does not go with sessions: each says what follows a request")
+        if self.images is not None and (self.sessions is not None or isinstance(self.application, Agent)):
+            raise ValueError("images do not go with sessions or agents, whose prompts begin with those before them")
         return self
 
     def _check_end(self) -> None:
