@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sim.cost.ops import GREEDY, ForwardPass, Sampler
 from sim.cost.scaled_kernels import ScaledKernels
-from sim.cost.step_timer import HostWork, RooflineStepTimer
 from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.gpu_resources import kernels_of, memory_of
@@ -24,6 +22,7 @@ from sim.setup import Setup
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
+from sim.step_pricing import timer_of
 from sim.units import ceil_div
 from sim.workloads.builder import build_workload
 from sim.written_workload import WrittenWorkload, check_context, written_workload
@@ -79,13 +78,10 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     check_policies(loaded, POLICIES)
     engine, preset = resolve_engine(loaded, architecture, gpu, scheme)
     with blamed(("hardware",)):
-        kernels = kernels_of(gpu, preset)
+        kernels = kernels_of(gpu, preset, scenario.engine.kernels.options())
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
-    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout, sampler)
-    host = engine.host
-    timer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
+    timer = timer_of(engine, preset, architecture, scheme, gpu, kernels)
     with blamed(("model",), under=("engine",)):
         memory = memory_of(engine, architecture, scheme, gpu, preset)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size

@@ -64,6 +64,8 @@ class Engine:
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
     sampling: str
+    kernels: dict[str, Any]
+    """What differs from the defaults of `KernelSpec`."""
 
     @property
     def layout(self) -> Layout:
@@ -127,6 +129,7 @@ def resolve_engine(
         length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
+        kernels=given.kernels.resolved(),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset

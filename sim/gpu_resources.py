@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.cost.attention_io import score_bytes
 from sim.cost.calibrated_kernels import CalibratedKernels
 from sim.cost.calibration_source import find_calibration
+from sim.cost.chosen_kernels import ChosenKernels
+from sim.cost.kernel_options import DEFAULT_KERNELS, KernelOptions
 from sim.cost.memory import (
     ForwardWidths,
     MemoryBudget,
@@ -22,16 +25,22 @@ from sim.presets import EnginePreset
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.quantization import QuantScheme
+from sim.units import ceil_div
 
 
-def kernels_of(gpu: Gpu, preset: EnginePreset) -> Kernels:
-    """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults."""
+def kernels_of(gpu: Gpu, preset: EnginePreset, options: KernelOptions = DEFAULT_KERNELS) -> Kernels:
+    """Fitted constants where the GPU, or one of its generation, was measured; else datasheet and defaults.
+
+    Where an engine does without a technique of those kernels, its cost comes back.
+    """
     found = find_calibration(gpu)
     kernels: Kernels = DatasheetKernels(gpu)
     if found is not None:
         kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
     factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
-    return ScaledKernels(kernels, factors) if factors else kernels
+    kernels = ScaledKernels(kernels, factors) if factors else kernels
+    measured = options.attention == "flash" and options.split_kv and options.pipeline_stages is None
+    return kernels if measured else ChosenKernels(kernels, gpu, options)
 
 
 def memory_of(
@@ -42,7 +51,8 @@ def memory_of(
     widths = ForwardWidths.of(architecture)
     demand = MemoryDemand(
         weight_bytes=architecture.weight_bytes(scheme, engine.layout),
-        activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp),
+        activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp)
+        + _scores(engine, architecture),
         framework_bytes=framework_bytes(engine.layout.gpus),
     )
     per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
@@ -51,3 +61,12 @@ def memory_of(
         preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
     )
     return plan_memory(int(gpu.memory_visible_bytes), demand, block_bytes, budget, tp)
+
+
+def _scores(engine: Engine, architecture: ModelArchitecture) -> int:
+    """Memory for the scores of standard attention: a full step of the longest prompts, one layer at a time."""
+    if engine.kernels.get("attention") != "standard":
+        return 0
+    heads = max(group.attention.num_heads for group in architecture.layers if group.attention is not None)
+    tokens, longest = engine.max_num_batched_tokens, engine.max_model_len
+    return score_bytes(ceil_div(heads, engine.tensor_parallel_size), tokens, longest)

@@ -27,6 +27,7 @@ from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
+from sim.techniques import KernelSpec
 from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -210,6 +211,7 @@ class EngineSpec(BaseModel):
         default="auto",
         description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
     )
+    kernels: KernelSpec = Field(default_factory=KernelSpec, description="techniques inside and around the kernels")
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
     @field_validator("dtype")

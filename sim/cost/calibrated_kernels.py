@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.cost.calibration import Calibration, Entry
+from sim.cost.chosen_kernels import ChosenKernels
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
@@ -124,7 +125,7 @@ class CalibratedKernels:
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
     """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
         kernels = kernels.kernels
     if not isinstance(kernels, CalibratedKernels):
         return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
@@ -143,7 +144,7 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
-    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
+    return None if operator in ("host", "launches") else _OP_CLASSES.get(operator, "gemm")
 
 
 def gemm_scheme(form: MatmulFormat) -> str:
@@ -191,6 +192,11 @@ _OP_CLASSES: Mapping[str, str] = {
         (
             "norm + residual",
             "rotary + cache write",
+            "residual",
+            "norm",
+            "rotary",
+            "cache write",
+            "dequantise",
             "activation",
             "routing",
             "embed",
