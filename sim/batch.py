@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 
-from sim.cost.shape import Span
+from sim.cost.shape import NOTHING_SHARED, RunShape, Span
+from sim.prefix_groups import PrefixGroups
 from sim.request import Request
 
 
@@ -15,16 +16,25 @@ class DecodeBatch:
     token counts are brought up to date when it leaves.
     """
 
-    __slots__ = ("_crossings", "_next", "context_tokens", "count", "local_growth", "local_tokens", "spans", "steps")
+    __slots__ = (
+        "_crossings", "_next", "context_tokens", "count", "groups", "local_growth", "local_tokens", "spans", "steps",
+    )  # fmt: skip
 
-    def __init__(self, spans: tuple[Span, ...] = ()) -> None:
+    def __init__(self, spans: tuple[Span, ...] = (), groups: PrefixGroups | None = None) -> None:
         self.steps = self.count = self.context_tokens = 0
+        self.groups = groups
+        """What attention reads once for several members, where it can."""
         self.spans = spans
         self.local_tokens = [0] * len(spans)
         self.local_growth = [0] * len(spans)
         # Per span: step count -> members that fill it (or enter their next chunk) once that many steps are done.
         self._crossings: list[dict[int, int]] = [{} for _ in spans]
         self._next: list[list[int]] = [[] for _ in spans]
+
+    def shape(self) -> RunShape:
+        """A shape whose sums over spans and prefixes are those of this batch, now and later."""
+        shared = NOTHING_SHARED if self.groups is None else self.groups.sums
+        return RunShape(local_tokens=self.local_tokens, local_growth=self.local_growth, shared=shared)
 
     def join(self, request: Request) -> None:
         """The prompt is computed: from the next step on the request decodes."""
@@ -33,6 +43,8 @@ class DecodeBatch:
         self.context_tokens += request.computed_tokens
         if self.spans:
             self._join_spans(request)
+        if self.groups is not None:
+            self.groups.join(request)
 
     def leave(self, request: Request, delivered_step: int) -> None:
         """The request stops decoding; its counts become current.
@@ -42,6 +54,8 @@ class DecodeBatch:
         """
         if self.spans:
             self._leave_spans(request)
+        if self.groups is not None:
+            self.groups.leave(request)
         done = self.steps - request.joined_step
         request.computed_tokens += done
         request.emitted_tokens += delivered_step - request.joined_step

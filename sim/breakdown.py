@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.shape import Chunk, RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.shape import NOTHING_SHARED, Chunk, RunShape
+from sim.cost.step_timer import StepPricer
 from sim.results import Table
 
 _SAMPLES = 400
-_SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs")
+_SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs",
+                  "kv_shared_blocks")  # fmt: skip
 
 
-def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
+def breakdown(timer: StepPricer, steps: Table, block_tokens: int = 0) -> list[dict[str, Any]]:
     """Seconds per operator and bound, over all steps of a run; the largest first.
+
+    `block_tokens` of the KV cache says how many tokens are shared, where attention makes use of that.
 
     Up to 400 steps, spread evenly over the busy time, are priced again with the breakdown, and each speaks for an
     equal share of that time.
@@ -31,7 +34,7 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     rows = _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / samples)
     seconds: dict[tuple[str, str], float] = {}
     for row, times in rows:
-        ops = timer.explain(_shape(timer, row))
+        ops = timer.explain(_shape(timer, row, block_tokens))
         scale = total_s * times / samples / sum(op.seconds for op in ops)
         for op in ops:
             key = op.name, op.cost.bound
@@ -59,8 +62,8 @@ def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[M
             yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
 
 
-def _shape(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
-    """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
+def _shape(timer: StepPricer, row: Mapping[str, int], block_tokens: int) -> RunShape:
+    """The row's middle step; several chunks are taken as equal ones, and so are the contexts and what they share."""
     decodes, chunks = row["decodes"], row["prefill_sequences"]
     context = row["context_tokens"] + decodes * (row["steps"] // 2)
     pieces: list[Chunk] = []
@@ -69,4 +72,6 @@ def _shape(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
         pairs = row["prefill_pairs"] / chunks
         pieces = [(max(0, round((pairs - new * (new + 1) / 2) / new)), new)] * chunks
     seen = [decodes * span.visible(context // decodes) if decodes else 0 for span in timer.spans]
-    return RunShape(decodes, context, pieces, seen, [decodes] * len(seen))
+    stored = min(row["kv_shared_blocks"] * block_tokens // max(1, decodes - 1), context // max(1, decodes))
+    shared = (stored, stored * decodes) if decodes > 1 else NOTHING_SHARED
+    return RunShape(decodes, context, pieces, seen, [decodes] * len(seen), shared)

@@ -66,6 +66,7 @@ class Engine:
     sampling: str
     kernels: dict[str, Any]
     """What differs from the defaults of `KernelSpec`."""
+    shared_prefix_attention: str
 
     @property
     def layout(self) -> Layout:
@@ -130,6 +131,7 @@ def resolve_engine(
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
         kernels=given.kernels.resolved(),
+        shared_prefix_attention=given.shared_prefix_attention,
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -191,6 +193,9 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
     if tp > gpu.gpus_per_node and tp % gpu.gpus_per_node:
         raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node and is no "
                     "multiple of them", value=tp)  # fmt: skip
+    if engine.shared_prefix_attention != "none" and not engine.kv_cache["enable_prefix_caching"]:
+        raise error(("engine", "shared_prefix_attention"), "reads once what is stored once: it needs "
+                    "kv_cache.enable_prefix_caching", value=engine.shared_prefix_attention)  # fmt: skip
     if engine.pipeline_parallel_size > architecture.num_layers:
         raise error(("engine", "pipeline_parallel_size"), f"exceeds the {architecture.num_layers} layers of the model",
                     value=engine.pipeline_parallel_size)  # fmt: skip

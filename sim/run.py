@@ -51,7 +51,9 @@ def simulate(
     setup = build(loaded)
     result = run_setup(setup, step_by_step=step_by_step, on_progress=on_progress, directory=directory)
     if by_operator:
-        result.manifest["facts"]["breakdown"] = breakdown(setup.timer, result.steps)
+        result.manifest["facts"]["breakdown"] = breakdown(
+            setup.timer, result.steps, setup.engine.kv_cache["block_size"]
+        )
     return result
 
 

@@ -27,7 +27,7 @@ from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
-from sim.techniques import KernelSpec
+from sim.techniques import KernelSpec, SharedPrefixAttention
 from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -212,6 +212,11 @@ class EngineSpec(BaseModel):
         description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
     )
     kernels: KernelSpec = Field(default_factory=KernelSpec, description="techniques inside and around the kernels")
+    shared_prefix_attention: SharedPrefixAttention = Field(
+        default="none",
+        description="a prefix that decoding sequences share is read once: relay (what all have in common) or "
+        "hydragen (all levels); needs enable_prefix_caching",
+    )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 
     @field_validator("dtype")

@@ -13,7 +13,7 @@ from sim.cost.memory import (
 )
 from sim.cost.roofline import Kernels
 from sim.cost.shape import RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.engine.front_end import FrontEnd
 from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
@@ -35,6 +35,7 @@ from sim.policies import (
     FORKING_PREFIX_CACHES,
     PREDICTORS,
     PREFIX_CACHES,
+    PREFIX_GROUPS,
     QUEUE_ORDERS,
     ROUTERS,
     SCHEDULERS,
@@ -42,6 +43,7 @@ from sim.policies import (
 )
 from sim.pools import PoolLink
 from sim.predictors import LengthPredictor
+from sim.prefix_groups import PrefixGroups
 from sim.scenario import Scenario
 from sim.schedulers.mover import Mover
 from sim.specs.architecture import ModelArchitecture
@@ -65,7 +67,7 @@ class Setup:
     architecture: ModelArchitecture
     scheme: QuantScheme
     kernels: Kernels
-    timer: RooflineStepTimer
+    timer: StepPricer
     written: WrittenWorkload
     workload: Workload
     memory: MemoryPlan
@@ -93,7 +95,7 @@ class Setup:
     def parts(self, *, max_run: int = NO_LIMIT) -> ReplicaParts:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
-        batch = DecodeBatch(self.timer.spans)
+        batch = DecodeBatch(self.timer.spans, self._prefix_groups())
         kv = self._allocator()
         options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
@@ -173,6 +175,11 @@ class Setup:
         known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
+
+    def _prefix_groups(self) -> PrefixGroups | None:
+        """What counts shared beginnings, where attention makes use of them and there may be any."""
+        make, several = PREFIX_GROUPS.get(self.engine.shared_prefix_attention), self.spec.sequences > 1
+        return None if make is None or not (self.shares_prefixes or several) else make(siblings=several)
 
     def _tiers(self) -> dict[str, Any]:
         """Memory below the prefix cache, and when it is worth a copy."""

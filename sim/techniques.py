@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sim.cost.kernel_options import DEFAULT_KERNELS, FUSIONS, KernelOptions
 from sim.presets import Seconds
 
+SharedPrefixAttention = Literal["none", "relay", "hydragen"]
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

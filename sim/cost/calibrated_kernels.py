@@ -177,6 +177,7 @@ _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "attention shared prefix": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
@@ -192,6 +193,7 @@ _OP_CLASSES: Mapping[str, str] = {
         (
             "norm + residual",
             "rotary + cache write",
+            "attention merge",
             "residual",
             "norm",
             "rotary",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sim.cost.chunk_work import fullest_lane, work_of
 from sim.cost.fusion import Traffic, activations, norms, rotaries
 from sim.cost.kernel_options import DEFAULT_KERNELS, KernelOptions
-from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat
+from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
 from sim.cost.shape import Chunk, Span
 from sim.specs.architecture import Attention, LayerGroup, ModelArchitecture
 from sim.specs.attention import FullAttention, LatentAttention, LinearAttention
@@ -323,6 +323,26 @@ class ForwardPass:
                 OpCost("state update", s.layers, kernels.elementwise(sequences * (2 * s.state_bytes + s.width_bytes)))
                 for s in self._states
             ]
+        return ops
+
+    def shared_prefix(self, sequences: int, stored_tokens: int, covered_tokens: int) -> list[OpCost]:
+        """Attention of the decoding sequences to the beginnings that several of them share, in all layers.
+
+        The queries of those who share a beginning are the rows of one product with its keys (RelayAttention, equation
+        6; Hydragen, section 3.2): `stored_tokens` are read once, `covered_tokens` is the same for each who sees them.
+        The parts are then rescaled and added (equation 7 of the former). All beginnings go in one launch.
+        """
+        kernels, lanes = self._kernels, self.layout.lanes
+        sequences, covered = ceil_div(sequences, lanes), ceil_div(covered_tokens, lanes)
+        together = max(1, min(sequences, covered // stored_tokens))
+        work, ops = PrefillWork(sequences, covered, stored_tokens, together), []
+        for a in self._attention:
+            if a.span < 0:
+                heads = self._decoding(a)
+                price = kernels.prefill_attention(work, heads._replace(prefill_flops_per_pair=heads.flops_per_pair))
+                merged = sequences * heads.query_heads * heads.value_dim * 2 * 3.0  # two parts in, one out
+                ops.append(OpCost("attention shared prefix", a.layers, price))
+                ops.append(OpCost("attention merge", a.layers, kernels.elementwise(merged)))
         return ops
 
     def _decoding(self, layers: _AttentionLayers) -> Heads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sim.cost.ops import ForwardPass, OpCost
 from sim.cost.roofline import Cost
@@ -30,6 +31,28 @@ class HostWork:
     def seconds(self, tokens: int, sampled: int) -> float:
         """Exposed host time of one step."""
         return self.step_s + self.sequence_s * sampled + self.token_s * tokens
+
+
+class StepPricer(Protocol):
+    """A `StepTimer` that can also say where the time goes."""
+
+    @property
+    def forward(self) -> ForwardPass:
+        """The forward pass that is priced."""
+        ...
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The attention spans whose sums a shape must carry, in this order."""
+        ...
+
+    def run(self, shape: RunShape, max_steps: int) -> StepTimes:
+        """As `StepTimer.run`."""
+        ...
+
+    def explain(self, shape: RunShape) -> list[OpCost]:
+        """The operators of the first step of a shape, priced by the full formula."""
+        ...
 
 
 class _Knots:
