@@ -26,8 +26,7 @@ def audit(result: RunResult, submitted: int) -> None:
     ids = np.sort(requests["request_id"])
     _demand(not np.any(ids[1:] == ids[:-1]), "a request ended twice")
     received = sum(_audit_requests(batch) for batch in requests.batches(_REQUEST_COLUMNS))
-    segments = result.segments.batches(["first_step", "last_step"])
-    emitted = sum(int((batch["last_step"] - batch["first_step"] + 1).sum()) for batch in segments)
+    emitted = _audit_segments(result.segments, 1 + result.facts.get("guesses_per_step", 0))
     _demand(received == emitted, "clients received other tokens than steps emitted")
     _audit_steps(result.steps)
     swap = result.facts.get("swap")
@@ -49,6 +48,17 @@ def _audit_requests(requests: Table) -> int:
     _demand(bool(np.all(spoke[completed])), "a request completed without a token")
     _demand(bool(np.all(spoke == (requests["output_tokens"] > 0))), "tokens and their times do not agree")
     return int(requests["output_tokens"].sum())
+
+
+def _audit_segments(segments: Table, most: int) -> int:
+    """Checks rows of the segment table and returns how many tokens they emitted; a step emits up to `most`."""
+    emitted = 0
+    for batch in segments.batches(["first_step", "last_step", "tokens"]):
+        steps, tokens = batch["last_step"] - batch["first_step"], batch["tokens"]
+        few, many = tokens < steps + 1, tokens > steps * most + 1
+        _demand(not np.any(few | many), "steps emitted other tokens than they computed")
+        emitted += int(tokens.sum())
+    return emitted
 
 
 def _audit_steps(steps: Table) -> None:

@@ -19,6 +19,8 @@ class DecodeBatch:
     __slots__ = (
         "_crossings", "_next", "context_tokens", "count", "groups", "local_growth", "local_tokens", "spans", "steps",
     )  # fmt: skip
+    query_tokens: int = 1
+    """New tokens of each member that a step computes."""
 
     def __init__(self, spans: tuple[Span, ...] = (), groups: PrefixGroups | None = None) -> None:
         self.steps = self.count = self.context_tokens = 0
@@ -30,6 +32,11 @@ class DecodeBatch:
         # Per span: step count -> members that fill it (or enter their next chunk) once that many steps are done.
         self._crossings: list[dict[int, int]] = [{} for _ in spans]
         self._next: list[list[int]] = [[] for _ in spans]
+
+    @property
+    def rows(self) -> int:
+        """New tokens that a step computes for all members."""
+        return self.count * self.query_tokens
 
     def shape(self) -> RunShape:
         """A shape whose sums over spans and prefixes are those of this batch, now and later."""
@@ -69,6 +76,14 @@ class DecodeBatch:
         request.computed_tokens += done
         request.emitted_tokens += done
         request.joined_step = self.steps
+
+    def steps_to_end(self, request: Request) -> int:
+        """Steps until a member has its last token. For the replica, which alone knows how long answers are."""
+        return request._output_tokens - request.emitted_tokens
+
+    def stretch_tokens(self, request: Request, steps: int) -> int:
+        """Tokens that a request which has just left emitted since its prompt was computed, in so many steps."""
+        return steps + 1
 
     def last_token_in_flight(self, request: Request) -> bool:
         """Whether a step that is planned but has not ended emits this member's last token, or one has already.

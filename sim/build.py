@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.drafting import Target, drafting_of
 from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.gpu_resources import kernels_of, memory_of
@@ -22,7 +23,8 @@ from sim.setup import Setup
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
-from sim.step_pricing import timer_of
+from sim.speculative_settings import check_speculative
+from sim.step_pricing import choices_of, timer_of
 from sim.units import ceil_div
 from sim.workloads.builder import build_workload
 from sim.written_workload import WrittenWorkload, check_context, written_workload
@@ -57,6 +59,8 @@ def _check_pool(loaded: LoadedScenario, pool: Setup, prefill: Setup) -> None:
                     value=allocator, choices=["paged"])  # fmt: skip
     if pool.spec.sequences > 1:
         raise error(("pools",), "need one answer per request: sequences that fork share blocks with their prompt")
+    if pool.engine.speculative is not None:
+        raise error(("engine", "speculative"), "does not go with pools: a draft would need the prompt's cache as well")
     if pool.scheme.kv_cache != prefill.scheme.kv_cache:
         raise error(("engine", "kv_cache_dtype"), f"must be that of the prefill pool ({prefill.scheme.kv_cache.name})",
                     value=pool.scheme.kv_cache.name)  # fmt: skip
@@ -81,9 +85,15 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
         kernels = kernels_of(gpu, preset, scenario.engine.kernels.options())
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    timer = timer_of(engine, preset, architecture, scheme, gpu, kernels)
+    target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset))
+    drafting = None
+    if scenario.engine.speculative is not None:
+        check_speculative(loaded, engine, architecture)
+        with blamed(("engine", "speculative", "draft_model")):
+            drafting = drafting_of(scenario.engine.speculative, target, path)
+    timer = timer_of(engine, target, None if drafting is None else drafting.guesser)
     with blamed(("model",), under=("engine",)):
-        memory = memory_of(engine, architecture, scheme, gpu, preset)
+        memory = memory_of(engine, target, preset, drafting)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
     fixed = architecture.kv_bytes_per_sequence_fixed(
         scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size

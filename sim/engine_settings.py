@@ -67,6 +67,7 @@ class Engine:
     kernels: dict[str, Any]
     """What differs from the defaults of `KernelSpec`."""
     shared_prefix_attention: str
+    speculative: dict[str, Any] | None
 
     @property
     def layout(self) -> Layout:
@@ -98,6 +99,9 @@ def resolve_engine(
         budget = max(budget, given.max_num_seqs)
     if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
         seqs = min(seqs, given.max_num_batched_tokens)
+    guesses = given.speculative
+    if given.max_num_batched_tokens is None and guesses is not None:
+        budget = max(budget, (given.max_num_seqs or seqs) * guesses.query_tokens)
     kv_cache = resolve_kv_cache(loaded, preset)
     caches = kv_cache["enable_prefix_caching"]
     engine = Engine(
@@ -126,12 +130,13 @@ def resolve_engine(
         expert_parallel_size=_expert_parallel(loaded, architecture),
         preemption_mode=given.preemption_mode,
         max_queued_requests=given.max_queued_requests,
-        async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
+        async_scheduling=_first(given.async_scheduling, preset.async_scheduling and guesses is None),
         length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
         kernels=given.kernels.resolved(),
         shared_prefix_attention=given.shared_prefix_attention,
+        speculative=None if guesses is None else guesses.resolved(),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset

@@ -20,11 +20,11 @@ from sim.cost.memory import (
 )
 from sim.cost.roofline import DatasheetKernels, Kernels
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.drafting import NO_DRAFT, Drafting, Target
 from sim.engine_settings import Engine
 from sim.presets import EnginePreset
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu
-from sim.specs.quantization import QuantScheme
 from sim.units import ceil_div
 
 
@@ -43,20 +43,23 @@ def kernels_of(gpu: Gpu, preset: EnginePreset, options: KernelOptions = DEFAULT_
     return kernels if measured else ChosenKernels(kernels, gpu, options)
 
 
-def memory_of(
-    engine: Engine, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu, preset: EnginePreset
-) -> MemoryPlan:
-    """Where the memory of one GPU goes. Raises ConfigError when not one KV block is left, with what would help."""
+def memory_of(engine: Engine, target: Target, preset: EnginePreset, drafting: Drafting | None = None) -> MemoryPlan:
+    """Where the memory of one GPU goes. Raises ConfigError when not one KV block is left, with what would help.
+
+    A draft's weights are weights, and its cache grows with the model's.
+    """
+    architecture, scheme, gpu = target.architecture, target.scheme, target.gpu
+    draft = drafting or NO_DRAFT
     tp, pp = engine.tensor_parallel_size, engine.pipeline_parallel_size
     widths = ForwardWidths.of(architecture)
     demand = MemoryDemand(
-        weight_bytes=architecture.weight_bytes(scheme, engine.layout),
+        weight_bytes=architecture.weight_bytes(scheme, engine.layout) + draft.weight_bytes,
         activation_bytes=activation_peak_bytes(widths, engine.max_num_batched_tokens, engine.max_num_seqs, tp)
         + _scores(engine, architecture),
         framework_bytes=framework_bytes(engine.layout.gpus),
     )
     per_token = architecture.kv_bytes_per_token(scheme.kv_bytes_per_element, tp=tp, pp=pp)
-    block_bytes = max(1, per_token * engine.kv_cache["block_size"])
+    block_bytes = max(1, (per_token + draft.kv_bytes_per_token) * engine.kv_cache["block_size"])
     budget = MemoryBudget(
         preset.memory_budget, engine.gpu_memory_utilization, kv_cache_memory_bytes=engine.kv_cache_memory_bytes
     )

@@ -27,7 +27,7 @@ from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
-from sim.techniques import KernelSpec, SharedPrefixAttention
+from sim.techniques import KernelSpec, SharedPrefixAttention, SpeculativeSpec
 from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -216,6 +216,9 @@ class EngineSpec(BaseModel):
         default="none",
         description="a prefix that decoding sequences share is read once: relay (what all have in common) or "
         "hydragen (all levels); needs enable_prefix_caching",
+    )
+    speculative: SpeculativeSpec | None = Field(
+        default=None, description="speculative decoding: {method, num_speculative_tokens, acceptance, ...}"
     )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 

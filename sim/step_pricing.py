@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from sim.cost.eager import EagerStepTimer
 from sim.cost.ops import GREEDY, Choices, ForwardPass, Sampler
-from sim.cost.roofline import Kernels
 from sim.cost.shared_prefix import SharedPrefixTimer
+from sim.cost.speculation import Guesser, SpeculativeTimer
 from sim.cost.step_timer import HostWork, RooflineStepTimer, StepPricer
+from sim.drafting import Target
 from sim.engine_settings import Engine
 from sim.presets import EnginePreset
-from sim.specs.architecture import ModelArchitecture
-from sim.specs.hardware import Gpu
-from sim.specs.quantization import QuantScheme
-from sim.techniques import KernelSpec
+from sim.techniques import KernelSpec, SpeculativeSpec
 
 
-def timer_of(
-    engine: Engine, preset: EnginePreset, architecture: ModelArchitecture, scheme: QuantScheme, gpu: Gpu,
-    kernels: Kernels,
-) -> StepPricer:  # fmt: skip
-    """The timer of a replica."""
+def choices_of(engine: Engine, preset: EnginePreset) -> Choices:
+    """How an engine does what may be done one way or the other."""
     sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
-    options = KernelSpec(**engine.kernels).options()
-    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout, Choices(sampler, options))
+    return Choices(sampler, KernelSpec(**engine.kernels).options())
+
+
+def timer_of(engine: Engine, target: Target, guesser: Guesser | None) -> StepPricer:
+    """The timer of a replica; `guesser` guesses what its steps verify."""
+    choices, options = target.choices, target.choices.kernels
+    if engine.speculative is not None:
+        choices = choices._replace(query_tokens=SpeculativeSpec(**engine.speculative).query_tokens)
+    forward = ForwardPass(target.architecture, target.scheme, target.gpu, target.kernels, target.layout, choices)
     host = HostWork(engine.host["step_s"], engine.host["sequence_s"], engine.host["token_s"])
     timer: StepPricer = RooflineStepTimer(forward, host)
     if not options.cuda_graphs:
         timer = EagerStepTimer(forward, host, launch_s=options.launch_s)
-    return timer if engine.shared_prefix_attention == "none" else SharedPrefixTimer(timer)
+    if engine.shared_prefix_attention != "none":
+        timer = SharedPrefixTimer(timer)
+    return timer if guesser is None else SpeculativeTimer(timer, guesser)
