@@ -29,8 +29,9 @@ class Acceptance:
         right = np.ones(output, dtype=np.int64)
         accepted = np.zeros(output, dtype=np.int64)
         for depth, rate in enumerate(self._rates_of(request.id)):
-            right[: output - depth] &= draws[depth:] < rate
-            right[max(0, output - depth) :] = 0
+            inside = max(0, output - depth)  # places whose guess at this depth is still part of the answer
+            right[:inside] &= draws[output - inside :] < rate
+            right[inside:] = 0
             accepted += right
         steps, lengths = [0], accepted.tolist()
         at = emitted

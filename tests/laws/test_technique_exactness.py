@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sim.acceptance import Acceptance
+from sim.build import build
+from sim.cost.shape import RunShape
+from sim.request import Request
 from sim.results import RunResult
 from sim.run import simulate
 from sim.scenario import load_scenario
+from sim.token_times import inter_token_gaps, token_times, tokens_per_bin
 
 CHAT: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -61,3 +66,53 @@ def test_samples_share_their_prompt() -> None:
     shared = assert_equal(TECHNIQUES["hydragen"], {"n": 4, "shared_prefix": {"tokens": 2000}})
     plain = run({}, {"n": 4, "shared_prefix": {"tokens": 2000}}, step_by_step=False)
     assert int(shared.requests["finish_ps"].max()) < int(plain.requests["finish_ps"].max())
+
+
+GUESSES: dict[str, dict[str, Any]] = {
+    "ngram": {"method": "ngram", "num_speculative_tokens": 4, "acceptance": 0.7},
+    "draft": {"method": "draft", "draft_model": "meta-llama/Llama-3.2-1B", "num_speculative_tokens": 2,
+              "acceptance": 0.6, "acceptance_std": 0.1},
+    "tree": {"method": "medusa", "num_speculative_tokens": 3, "acceptance": [0.8, 0.6, 0.5], "tree": [4, 6, 5]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", ["chunked", "continuous"])
+@pytest.mark.parametrize("guesses", sorted(GUESSES))
+def test_guessing_keeps_the_books(guesses: str, scheduler: str) -> None:
+    """With preemptions and a prefix cache: the same either way, every answer whole, bursts in the gaps."""
+    engine = {"speculative": GUESSES[guesses], "scheduler": scheduler, "max_num_seqs": 64}
+    result = assert_equal(engine, {})
+    requests, segments = result.requests, result.segments
+    assert int(requests["preemptions"].sum()) > 0
+    plain = run({}, {}, step_by_step=False).requests
+    wanted = dict(zip(plain["request_id"].tolist(), plain["output_tokens"].tolist(), strict=True))
+    assert dict(zip(requests["request_id"].tolist(), requests["output_tokens"].tolist(), strict=True)) == wanted
+    together = int((segments["tokens"] - (segments["last_step"] - segments["first_step"] + 1)).sum())
+    gaps = inter_token_gaps(result)
+    assert int(gaps.count[gaps.gap_ps == 0].sum()) == together > 0
+    times = token_times(result)
+    assert {i: len(t) for i, t in times.items()} == wanted
+    end = int(requests["finish_ps"].max()) + 1
+    assert int(tokens_per_bin(result, 0, end, 1).sum()) == sum(wanted.values())
+
+
+def test_samples_guess_for_themselves() -> None:
+    """Forked sequences share their prompt and draw their own guesses; Hydragen goes with it."""
+    engine = {"speculative": GUESSES["ngram"], "shared_prefix_attention": "hydragen", "max_num_seqs": 64}
+    result = assert_equal(engine, {"n": 3})
+    assert bool((result.requests["sibling_tokens"] > 0).any())
+
+
+def test_a_lone_answer_takes_the_steps_that_were_drawn() -> None:
+    """One request: its time is that of its prompt and of one verification per step, at the contexts it reaches."""
+    guesses = GUESSES["ngram"]
+    workload = {"num_requests": 1, "input_tokens": 500, "output_tokens": 400, "shared_prefix": None}
+    scenario = CHAT | {"engine": {"speculative": guesses}, "workload": CHAT["workload"] | workload}
+    loaded = load_scenario(scenario)
+    result, timer = simulate(loaded), build(loaded).timer
+    request = Request(0, 0, 500, 400)
+    request.emitted_tokens = 1
+    progress = Acceptance(CHAT["seed"], (0.7,) * 4).progress(request)
+    took = [timer.run(RunShape(1, 500 + tokens), 1).total_ps for tokens in progress[:-1]]
+    first, finish = (int(result.requests[name][0]) for name in ("first_token_ps", "finish_ps"))
+    assert finish - first == sum(took)

@@ -75,6 +75,11 @@ def _extra_token(result: RunResult) -> None:
 
 def _lost_segment_token(result: RunResult) -> None:
     result.segments["last_step"][0] -= 1
+    result.segments["tokens"][0] -= 1
+
+
+def _guessed_segment_token(result: RunResult) -> None:
+    result.segments["tokens"][0] += 1
 
 
 def _overlap(result: RunResult) -> None:
@@ -99,6 +104,7 @@ COOKED: list[tuple[Callable[[RunResult], None], str]] = [
     (_tokenless, "tokens and their times"),
     (_extra_token, "other tokens than steps emitted"),
     (_lost_segment_token, "other tokens than steps emitted"),
+    (_guessed_segment_token, "other tokens than they computed"),
     (_overlap, "overlap"),
     (_no_time, "took no time"),
     (_negative_blocks, "fewer than no KV blocks"),
