@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sim.cost.scaled_kernels import ScaledKernels
-from sim.drafting import Target, drafting_of
+from sim.drafting import Target
 from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.gpu_resources import kernels_of, memory_of
@@ -23,7 +23,7 @@ from sim.setup import Setup
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
-from sim.speculative_settings import check_speculative
+from sim.speculative_settings import resolve_drafting
 from sim.step_pricing import choices_of, timer_of
 from sim.units import ceil_div
 from sim.workloads.builder import build_workload
@@ -86,11 +86,7 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     if factors:
         kernels = ScaledKernels(kernels, factors)
     target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset))
-    drafting = None
-    if scenario.engine.speculative is not None:
-        check_speculative(loaded, engine, architecture)
-        with blamed(("engine", "speculative", "draft_model")):
-            drafting = drafting_of(scenario.engine.speculative, target, path)
+    drafting = resolve_drafting(loaded, engine, target)
     timer = timer_of(engine, target, None if drafting is None else drafting.guesser)
     with blamed(("model",), under=("engine",)):
         memory = memory_of(engine, target, preset, drafting)

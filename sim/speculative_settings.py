@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from sim.drafting import Drafting, Target, drafting_of
 from sim.engine_settings import Engine
+from sim.errors import ConfigError
 from sim.scenario import LoadedScenario
 from sim.specs.architecture import ModelArchitecture
 
 SCHEDULERS = ("chunked", "continuous")
 """Those that count the guesses of a step."""
+
+
+def resolve_drafting(loaded: LoadedScenario, engine: Engine, target: Target) -> Drafting | None:
+    """Who guesses, if the scenario says so. Raises ConfigError for what it does not go with."""
+    spec = loaded.scenario.engine.speculative
+    if spec is None:
+        return None
+    check_speculative(loaded, engine, target.architecture)
+    try:
+        return drafting_of(spec, target, loaded.path)
+    except ConfigError as error:
+        raise error.placed(**loaded.document.place(("engine", "speculative", "draft_model"))) from None
 
 
 def check_speculative(loaded: LoadedScenario, engine: Engine, architecture: ModelArchitecture) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sim.acceptance import Acceptance
 from sim.build import build
 from sim.cost.shape import RunShape
+from sim.metrics import summarise
 from sim.request import Request
 from sim.results import RunResult
 from sim.run import simulate
@@ -90,6 +91,10 @@ def test_guessing_keeps_the_books(guesses: str, scheduler: str) -> None:
     together = int((segments["tokens"] - (segments["last_step"] - segments["first_step"] + 1)).sum())
     gaps = inter_token_gaps(result)
     assert int(gaps.count[gaps.gap_ps == 0].sum()) == together > 0
+    found = summarise(result)
+    assert found["spec_decode_accepted_tokens"] == together
+    assert 1 < found["spec_decode_acceptance_length"] <= 1 + GUESSES[guesses]["num_speculative_tokens"]
+    assert found["total_output_tokens"] == together + found["spec_decode_num_drafts"] + len(segments)
     times = token_times(result)
     assert {i: len(t) for i, t in times.items()} == wanted
     end = int(requests["finish_ps"].max()) + 1
