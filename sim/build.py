@@ -85,7 +85,8 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
         kernels = kernels_of(gpu, preset, scenario.engine.kernels.options())
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset))
+    beams = written.spec.beam_width is not None
+    target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset, beams=beams))
     drafting = resolve_drafting(loaded, engine, target)
     timer = timer_of(engine, target, None if drafting is None else drafting.guesser)
     with blamed(("model",), under=("engine",)):

@@ -64,6 +64,7 @@ class Engine:
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
     sampling: str
+    sampling_device: str
     kernels: dict[str, Any]
     """What differs from the defaults of `KernelSpec`."""
     shared_prefix_attention: str
@@ -134,6 +135,7 @@ def resolve_engine(
         length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
+        sampling_device=given.sampling_device,
         kernels=given.kernels.resolved(),
         shared_prefix_attention=given.shared_prefix_attention,
         speculative=None if guesses is None else guesses.resolved(),

@@ -211,6 +211,9 @@ class EngineSpec(BaseModel):
         default="auto",
         description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
     )
+    sampling_device: Literal["gpu", "cpu"] = Field(
+        default="gpu", description="where the next token is chosen; cpu: logits are copied to the host first"
+    )
     kernels: KernelSpec = Field(default_factory=KernelSpec, description="techniques inside and around the kernels")
     shared_prefix_attention: SharedPrefixAttention = Field(
         default="none",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.cost.eager import EagerStepTimer
-from sim.cost.ops import GREEDY, Choices, ForwardPass, Sampler
+from sim.cost.ops import Choices, ForwardPass
+from sim.cost.sampling import GREEDY, Sampler
 from sim.cost.shared_prefix import SharedPrefixTimer
 from sim.cost.speculation import Guesser, SpeculativeTimer
 from sim.cost.step_timer import HostWork, RooflineStepTimer, StepPricer
@@ -13,9 +14,10 @@ from sim.presets import EnginePreset
 from sim.techniques import KernelSpec, SpeculativeSpec
 
 
-def choices_of(engine: Engine, preset: EnginePreset) -> Choices:
-    """How an engine does what may be done one way or the other."""
-    sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
+def choices_of(engine: Engine, preset: EnginePreset, *, beams: bool = False) -> Choices:
+    """How an engine does what may be done one way or the other; `beams`: the traffic asks for beam search."""
+    sampler = Sampler(**preset.sampler.model_dump(), filters=True) if engine.sampling == "filtered" else GREEDY
+    sampler = sampler._replace(beams=beams, on_cpu=engine.sampling_device == "cpu")
     return Choices(sampler, KernelSpec(**engine.kernels).options())
 
 

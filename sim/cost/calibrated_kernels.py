@@ -144,7 +144,7 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
-    return None if operator in ("host", "launches") else _OP_CLASSES.get(operator, "gemm")
+    return None if operator in _NOT_KERNELS else _OP_CLASSES.get(operator, "gemm")
 
 
 def gemm_scheme(form: MatmulFormat) -> str:
@@ -173,6 +173,7 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
+_NOT_KERNELS = ("host", "launches", "logits to host", "sampling on host")
 _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
@@ -205,6 +206,7 @@ _OP_CLASSES: Mapping[str, str] = {
             "sampling",
             "state update",
             "top-k/top-p filter",
+            "beam selection",
         ),
         "elementwise",
     ),

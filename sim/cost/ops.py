@@ -9,6 +9,7 @@ from sim.cost.chunk_work import fullest_lane, work_of
 from sim.cost.fusion import Traffic, activations, norms, rotaries
 from sim.cost.kernel_options import DEFAULT_KERNELS, KernelOptions
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+from sim.cost.sampling import GREEDY, Sampler, cpu_sampling, gpu_sampling
 from sim.cost.shape import Chunk, Span
 from sim.specs.architecture import Attention, LayerGroup, ModelArchitecture
 from sim.specs.attention import FullAttention, LatentAttention, LinearAttention
@@ -30,16 +31,6 @@ class OpCost(NamedTuple):
     def seconds(self) -> float:
         """Time of all its runs."""
         return self.calls * self.cost.seconds
-
-
-class Sampler(NamedTuple):
-    """What the choice among the likeliest tokens (top-k, top-p) adds to drawing from all of them, per step."""
-
-    filter_s: float = 0.0
-    filter_bytes_per_logit: float = 0.0
-
-
-GREEDY = Sampler()
 
 
 class Choices(NamedTuple):
@@ -121,6 +112,7 @@ class ForwardPass:
         self._kernels, self.layout, self.choices = kernels, layout, choices
         self._sampler, self._fusion = choices.sampler, choices.kernels.fusion
         self._tp = tp = layout.tp
+        self._pcie = float(gpu.pcie_bytes_per_s)
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
@@ -294,12 +286,12 @@ class ForwardPass:
         """LM head and sampling of the sequences whose next token is drawn."""
         kernels = self._kernels
         ops = [OpCost(g.role, g.calls, kernels.gemm(sampled, g.k, g.n, g.form)) for g in self._head]
-        # 16-bit logits in, 32-bit copy out and in again: greedy sampling; the gather over GPUs is of the same size.
-        ops.append(OpCost("sampling", 1, kernels.elementwise(sampled * self._vocab * 10.0)))
-        sampler = self._sampler
-        if sampler.filter_s or sampler.filter_bytes_per_logit:  # after the gather: of the whole vocabulary
-            cost = kernels.elementwise(sampled * self._vocab * self._tp * sampler.filter_bytes_per_logit)
-            ops.append(OpCost("top-k/top-p filter", 1, cost._replace(seconds=cost.seconds + sampler.filter_s)))
+        vocab, tp, sampler = self._vocab, self._tp, self._sampler
+        if sampler.on_cpu:
+            found = cpu_sampling(sampler, sampled, vocab * tp, self._pcie)
+        else:
+            found = gpu_sampling(kernels, sampler, sampled, vocab, tp)
+        ops += [OpCost(name, 1, cost) for name, cost in found]
         if self._tp > 1:
             gathered = sampled * self._vocab * 2.0
             ops.append(OpCost("logits gather", 1, kernels.collective("all_gather", gathered, self._tp)))
