@@ -13,6 +13,7 @@ from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poiss
 from sim.workloads.lengths import Lengths, TokenCount
 from sim.workloads.sessions import SessionLaw
 from sim.workloads.sizes import SharedPrefix
+from sim.workloads.skeleton import SkeletonLaw
 from sim.workloads.tenants import Tenant
 
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
@@ -53,6 +54,10 @@ class WorkloadSpec(BaseModel):
     sessions: SessionLaw | None = Field(
         default=None,
         description="conversations: `arrival` is that of sessions, input_tokens what each turn adds to all before it",
+    )
+    skeleton: SkeletonLaw | None = Field(
+        default=None,
+        description="Skeleton-of-Thought: every question is outlined, then its points are answered side by side",
     )
     max_output_tokens: TokenCount | None = Field(
         default=None,
@@ -144,6 +149,8 @@ class WorkloadSpec(BaseModel):
             raise ValueError("n does not go with beam_width: a beam search returns all its beams")
         if self.beam_width is None and self.beam_switch_probability is not None:
             raise ValueError("beam_switch_probability belongs to a beam search, but there is no beam_width")
+        if self.skeleton is not None and (self.sequences > 1 or self.sessions is not None):
+            raise ValueError("skeleton asks single questions, with one answer to each: no n, beam_width or sessions")
         return self
 
     def _check_end(self) -> None:
