@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sim.cost.eager import passes_of
 from sim.cost.ops import Choices, ForwardPass, OpCost, matmul_format
 from sim.cost.roofline import Kernels
 from sim.cost.speculation import DraftPasses, Guesser, Heads, Lookup, Rows
-from sim.cost.step_timer import RooflineStepTimer, StepPricer
+from sim.cost.step_timer import StepPricer
 from sim.specs.architecture import LayerGroup, ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.hf_config import load_model
@@ -96,7 +97,7 @@ def _passes(
     for count in set(rows):
         choices = target.choices._replace(query_tokens=count)
         forward = ForwardPass(draft, scheme, target.gpu, target.kernels, layout, choices)
-        timers[count] = RooflineStepTimer(forward)
+        timers[count] = passes_of(forward)
     return DraftPasses([timers[count] for count in rows], rows, more)
 
 

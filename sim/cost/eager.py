@@ -46,6 +46,14 @@ class EagerStepTimer(RooflineStepTimer):
         return self._ps(self._launches[key] * self._launch_s + host)
 
 
+def passes_of(forward: ForwardPass, host: HostWork | None = None) -> RooflineStepTimer:
+    """Steps of a model, launched as its options say."""
+    options = forward.choices.kernels
+    if options.cuda_graphs:
+        return RooflineStepTimer(forward, host)
+    return EagerStepTimer(forward, host, launch_s=options.launch_s)
+
+
 def at_least(times: StepTimes, floor_ps: int) -> StepTimes:
     """The same steps, none shorter than `floor_ps`. Durations never fall within a piece, so it is cut at most once."""
     pieces: list[Piece] = []

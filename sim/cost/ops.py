@@ -33,6 +33,10 @@ class OpCost(NamedTuple):
         return self.calls * self.cost.seconds
 
 
+_QUERY_TILE, _LEAST_KEYS = 128, 256
+"""Rows of queries that a block of an attention kernel takes, and keys worth a block of their own."""
+
+
 class Choices(NamedTuple):
     """What an engine may do one way or the other in a forward pass."""
 
@@ -112,7 +116,7 @@ class ForwardPass:
         self._kernels, self.layout, self.choices = kernels, layout, choices
         self._sampler, self._fusion = choices.sampler, choices.kernels.fusion
         self._tp = tp = layout.tp
-        self._pcie = float(gpu.pcie_bytes_per_s)
+        self._pcie, self._sms = float(gpu.pcie_bytes_per_s), int(gpu.sm_count)
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
@@ -322,17 +326,21 @@ class ForwardPass:
 
         The queries of those who share a beginning are the rows of one product with its keys (RelayAttention, equation
         6; Hydragen, section 3.2): `stored_tokens` are read once, `covered_tokens` is the same for each who sees them.
-        The parts are then rescaled and added (equation 7 of the former). All beginnings go in one launch.
+        The parts are then rescaled and added (equation 7 of the former). All beginnings go in one launch; few rows
+        leave SMs idle, so their keys are dealt to several blocks, where `split_kv` is on.
         """
-        kernels, lanes = self._kernels, self.layout.lanes
+        kernels, lanes, ops = self._kernels, self.layout.lanes, []
         sequences, covered = ceil_div(sequences, lanes), ceil_div(covered_tokens, lanes)
         together = max(1, min(sequences, covered // stored_tokens))
-        work, ops = PrefillWork(sequences, covered, stored_tokens, together), []
         for a in self._attention:
             if a.span < 0:
                 heads = self._decoding(a)
+                tiles = ceil_div(sequences * heads.query_heads, _QUERY_TILE)
+                parts = max(1, min(self._sms // tiles, covered // sequences // _LEAST_KEYS))
+                parts = parts if self.choices.kernels.split_kv else 1
+                work = PrefillWork(sequences * parts, covered, stored_tokens, together)
                 price = kernels.prefill_attention(work, heads._replace(prefill_flops_per_pair=heads.flops_per_pair))
-                merged = sequences * heads.query_heads * heads.value_dim * 2 * 3.0  # two parts in, one out
+                merged = sequences * heads.query_heads * heads.value_dim * 2 * (parts + 2.0)  # parts in, one out
                 ops.append(OpCost("attention shared prefix", a.layers, price))
                 ops.append(OpCost("attention merge", a.layers, kernels.elementwise(merged)))
         return ops
