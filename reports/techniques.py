@@ -99,8 +99,8 @@ def _tables() -> Iterable[str]:
     yield (
         "Transformers of 2023 are eager and unfused with standard attention; decode then waits for its launches, at the host time per "
         f"kernel that gpt-fast's eager Llama-7B had. The gain of the 7B model at the longest window comes out of two times that are {ratios[0]:.2f} "
-        f"and {ratios[1]:.2f} of the measured ones (its attention made several passes more over the scores, and decode copied its whole "
-        "cache in every step), so trust the ratio less than it looks; at short windows it is below the paper's."
+        f"and {ratios[1]:.2f} of the measured ones (probably more passes over the scores, and a decode that copied its whole "
+        "cache), so trust the ratio less than it looks; at short windows it is below the paper's."
     )
     yield ""
     yield from _accesses()

@@ -205,7 +205,7 @@ def claims() -> Sequence[Claim]:
               *relay_row.gains, "x"),
         Claim("Hydragen", "table 3", "read", "13B, 8 A100-40G, 1,024 sequences, prefix 16,384",
               *hydragen_row.gains, "x",
-              "with the bandwidth that the baseline's paged kernel (vLLM 0.2.7) reached, 43 %, in place of our kernel's",
+              "with the 43 % of the bandwidth that the baseline's kernel (vLLM 0.2.7) reached, in place of ours",
               bandwidth / shared),
         Claim("FlashAttention (split KV)", "Flash-Decoding blog", "read", "attention, 16/2 heads, A100, 1 x 65,536",
               *flash_row.gains, "x"),
