@@ -20,7 +20,7 @@ from sim.presets import load_preset
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.layout import Layout
-from sim.specs.quantization import parse_quantization
+from sim.specs.quantization_keys import parse_quantization
 from sim.techniques import SpeculativeSpec
 
 EAGER = KernelOptions(attention="standard", fusion=frozenset(), cuda_graphs=False)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.cost.eager import passes_of
-from sim.cost.ops import Choices, ForwardPass, OpCost, matmul_format
+from sim.cost.formats import matmul_format
+from sim.cost.ops import Choices, ForwardPass, OpCost
 from sim.cost.roofline import Kernels
 from sim.cost.speculation import DraftPasses, Guesser, Heads, Lookup, Rows
 from sim.cost.step_timer import StepPricer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sim.cost.attention_io import score_bytes
 from sim.cost.calibrated_kernels import CalibratedKernels
 from sim.cost.calibration_source import find_calibration
@@ -37,8 +35,8 @@ def kernels_of(gpu: Gpu, preset: EnginePreset, options: KernelOptions = DEFAULT_
     kernels: Kernels = DatasheetKernels(gpu)
     if found is not None:
         kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
-    factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
-    kernels = ScaledKernels(kernels, factors) if factors else kernels
+    if preset.kernel_factors:
+        kernels = ScaledKernels(kernels, preset.kernel_factors)
     measured = options.attention == "flash" and options.split_kv and options.pipeline_stages is None
     return kernels if measured else ChosenKernels(kernels, gpu, options)
 

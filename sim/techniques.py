@@ -30,7 +30,7 @@ class KernelSpec(BaseModel):
     latent_attention: Literal["absorbed", "expanded"] = Field(
         default="absorbed", description="MLA decode on the latent vectors, or on keys and values rebuilt from them"
     )
-    fusion: list[Literal["norm", "activation", "rope", "qkv", "dequantization"]] | bool = Field(
+    fusion: list[Literal["norm", "activation", "rope", "qkv"]] | bool = Field(
         default=True, description="which groups of operators are one kernel; true: all, false: none"
     )
     cuda_graphs: bool = Field(default=True, description="a step is launched at once; false: --enforce-eager")

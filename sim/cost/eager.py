@@ -42,7 +42,7 @@ class EagerStepTimer(RooflineStepTimer):
         if key not in self._launches:
             ops = [op for op in super().explain(shape) if op.name != "host"]
             self._launches[key] = sum(op.calls for op in ops)
-        host = self._host_seconds(shape.new_tokens, shape.decodes + len(shape.chunks))
+        host = self.host_seconds(shape.new_tokens, shape.decodes + len(shape.chunks))
         return self._ps(self._launches[key] * self._launch_s + host)
 
 

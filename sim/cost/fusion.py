@@ -22,8 +22,6 @@ class Traffic(NamedTuple):
     calls: int
     token_bytes: float
     """Per token of the step."""
-    fixed_bytes: float = 0.0
-    """Whatever the tokens."""
 
 
 def norms(fusion: frozenset[str], count: int, row_bytes: float) -> list[Traffic]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FUSIONS = ("norm", "activation", "rope", "qkv", "dequantization")
+FUSIONS = ("norm", "activation", "rope", "qkv")
 """Groups of operators that engines fuse: residual add and RMSNorm; the MLP's activation and product; rotary embedding
-of queries and keys; the three projections of attention; the expansion of quantised operands inside the product."""
+of queries and keys; the three projections of attention. Conversions of quantised operands are the number format's
+(`QuantScheme.fuse`)."""
 
 
 @dataclass(frozen=True)

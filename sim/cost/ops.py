@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sim.cost.chunk_work import fullest_lane, work_of
+from sim.cost.formats import cache_operations, inserted, matmul_format
 from sim.cost.fusion import Traffic, activations, norms, rotaries
 from sim.cost.kernel_options import DEFAULT_KERNELS, KernelOptions
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
@@ -47,6 +48,8 @@ class Choices(NamedTuple):
 
 
 PLAIN = Choices()
+_SPARSE_HEADS = 64
+"""Query heads that FlashMLA's sparse kernel works on at a time, however few a GPU has (from memory)."""
 
 
 class _Gemm(NamedTuple):
@@ -80,18 +83,6 @@ def spans_of(architecture: ModelArchitecture) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
-    """How matrices of a role are multiplied on this GPU.
-
-    A format its tensor cores lack becomes weight-only: stored as it is, expanded to 16 bit and multiplied there, as
-    vLLM's Marlin kernels do with FP8 checkpoints on Ampere (vLLM pull request 5975).
-    """
-    weights, compute = scheme.weight_format(role), scheme.compute_format(role).tensor_rate
-    if gpu.supports(compute):
-        return MatmulFormat(compute, weights.stored_bytes, scheme.activation_format(role).stored_bytes, weights.name)
-    return MatmulFormat(gpu.default_dtype, weights.stored_bytes, 2.0, weights.name)
-
-
 class ForwardPass:
     """Prices the operators of a step on one GPU of a copy of the model, part by part.
 
@@ -120,50 +111,39 @@ class ForwardPass:
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
+        self._elementwise: list[Traffic] = []
+        self._plain = plain = QuantScheme.unquantised(architecture)
         for matrix in architecture.matrices():
             if matrix.is_gemm and not matrix.is_expert:
-                self._gemms += self._products(matrix, matmul_format(scheme, matrix.role, gpu))
+                kept = scheme.kept_layers(matrix.role, matrix.layers)
+                for form_of, calls in ((scheme, matrix.layers - kept), (plain, kept)):
+                    if calls:
+                        self._gemms += self._products(matrix, calls, matmul_format(form_of, matrix.role, gpu))
+                        self._elementwise += inserted(form_of, matrix, *matrix.per_gpu(tp), calls)
         self._head = [gemm for gemm in self._gemms if gemm.role == "lm_head"]
         self._gemms = [gemm for gemm in self._gemms if gemm.role != "lm_head"]
         self._vocab = ceil_div(architecture.vocab_size, tp)
         self._experts: list[tuple[int, Experts]] = []
         self._attention: list[_AttentionLayers] = []
         self._states: list[_StateLayers] = []
-        self._elementwise: list[Traffic] = []
         self._reduces = 1 if tp > 1 else 0  # the vocabulary-parallel embedding
         self._norm_reduces = 0
         compute = matmul_format(scheme, "qkv", gpu).compute
         sixteen = compute if compute in ("bf16", "fp16") else gpu.default_dtype
+        self._cache_operations = cache_operations(scheme, gpu)
         for group in architecture.layers:
             self._add_group(group, scheme, gpu, sixteen)
-        if "dequantization" not in self._fusion:
-            self._expand_operands(sixteen)
 
-    def _products(self, matrix: WeightMatrix, form: MatmulFormat) -> list[_Gemm]:
-        """The products with one kind of matrix; queries, keys and values by themselves where they are not fused."""
+    def _products(self, matrix: WeightMatrix, calls: int, form: MatmulFormat) -> list[_Gemm]:
+        """The products with some layers of one kind of matrix; not fused, queries, keys and values are three."""
         k, n = matrix.per_gpu(self._tp)
         if matrix.role != "qkv" or "qkv" in self._fusion or not matrix.kv_heads:
-            return [_Gemm(matrix.role, matrix.layers, k, n, form)]
+            return [_Gemm(matrix.role, calls, k, n, form)]
         kv = ceil_div(matrix.kv_columns, min(self._tp, matrix.kv_heads))
         return [
-            _Gemm(matrix.role, matrix.layers, k, n - kv, form),
-            _Gemm(matrix.role, 2 * matrix.layers, k, ceil_div(kv, 2), form),
+            _Gemm(matrix.role, calls, k, n - kv, form),
+            _Gemm(matrix.role, 2 * calls, k, ceil_div(kv, 2), form),
         ]
-
-    def _expand_operands(self, sixteen: str) -> None:
-        """Quantised matrices in kernels of their own: weights are expanded before, 32-bit sums scaled after a product.
-
-        Expert kernels stay as they are.
-        """
-        for i, g in enumerate(self._gemms):
-            if g.form.weight_bytes >= 2.0:
-                continue
-            name, form = "dequantise", g.form
-            if form.compute == sixteen:
-                self._elementwise.append(Traffic(name, g.calls, 0.0, g.k * g.n * (form.weight_bytes + 2.0)))
-                self._gemms[i] = g._replace(form=MatmulFormat(sixteen, 2.0, 2.0, sixteen))
-            else:  # the sums are written in 32 bit instead of 16, read, and written in 16 bit
-                self._elementwise.append(Traffic(name, g.calls, g.n * 8.0))
 
     def _add_group(self, group: LayerGroup, scheme: QuantScheme, gpu: Gpu, sixteen: str) -> None:
         attention, mlp, count, tp = group.attention, group.mlp, group.count, self._tp
@@ -178,12 +158,13 @@ class ForwardPass:
         if mlp.kind == "dense":
             self._elementwise += activations(fusion, count, ceil_div(mlp.intermediate_size, tp), gated=mlp.gated)
             return
-        form = matmul_format(scheme, "expert_gate_up", gpu)
-        experts = Experts(
-            mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
-            mlp.experts_per_token, mlp.gated, form, self.layout.ep,
-        )  # fmt: skip
-        self._experts.append((count, experts))
+        kept = scheme.kept_layers("expert_gate_up", count)
+        for form_of, calls in ((scheme, count - kept), (self._plain, kept)):
+            experts = Experts(
+                mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
+                mlp.experts_per_token, mlp.gated, matmul_format(form_of, "expert_gate_up", gpu), self.layout.ep,
+            )  # fmt: skip
+            self._experts += [(calls, experts)] if calls else []
         routing = mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row
         self._elementwise.append(Traffic("routing", count, routing))
         if mlp.shared_intermediate_size:
@@ -204,9 +185,10 @@ class ForwardPass:
         query_heads, kv_heads = ceil_div(attention.num_heads, tp), ceil_div(attention.num_kv_heads, tp)
         per_pair = 2.0 * query_heads * (attention.head_dim + attention.v_head_dim)
         per_token = attention.kv_bytes_per_token(kv_bytes, tp)
+        elements = kv_heads * (attention.head_dim + attention.v_head_dim)
         heads_ = Heads(
             query_heads, kv_heads, attention.head_dim, attention.v_head_dim, per_token, per_pair, per_pair, sixteen,
-            attention.window or 0,
+            attention.window or 0, elements * self._cache_operations,
         )  # fmt: skip
         self._attention.append(_AttentionLayers(count, heads_, index))
         if attention.qk_norm == "per_layer":  # over all heads, so the sums of squares are reduced over the GPUs
@@ -219,14 +201,20 @@ class ForwardPass:
         # Decode works on the latent vectors themselves; prefill expands them to full heads (DeepSeek-V2, section 2.1).
         decode = 2.0 * heads * (attention.latent_dim + attention.kv_lora_rank)
         prefill = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
-        shape = Heads(heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen)
+        if attention.indexer is not None:  # the sparse kernel works on latents too, in tiles of heads
+            prefill = 2.0 * max(heads, _SPARSE_HEADS) * (attention.latent_dim + attention.kv_lora_rank)
+        widening = attention.latent_dim * self._cache_operations
+        shape = Heads(
+            heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen, 0, widening
+        )
         expanded = None
         if self.choices.kernels.latent_attention == "expanded":
             # Every cached token's keys and values are rebuilt, written and read for every new token.
             rebuilt = heads * (attention.qk_nope_head_dim + attention.v_head_dim)
+            full = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
             expanded = shape._replace(
                 kv_bytes_per_token=latent + 4.0 * rebuilt,
-                flops_per_pair=prefill + 2.0 * attention.kv_lora_rank * rebuilt,
+                flops_per_pair=full + 2.0 * attention.kv_lora_rank * rebuilt,
             )
         self._attention.append(_AttentionLayers(count, shape, index, expanded))
         self._elementwise += rotaries(self._fusion, count, heads * attention.head_dim, latent)
@@ -264,7 +252,7 @@ class ForwardPass:
         ops = [OpCost(g.role, g.calls, kernels.gemm(tokens, g.k, g.n, g.form)) for g in self._gemms]
         ops += [OpCost("experts", layers, kernels.experts(routed, experts)) for layers, experts in self._experts]
         for t in self._elementwise:
-            ops.append(OpCost(t.name, t.calls, kernels.elementwise(tokens * t.token_bytes + t.fixed_bytes)))
+            ops.append(OpCost(t.name, t.calls, kernels.elementwise(tokens * t.token_bytes)))
         ops.append(OpCost("embed", 1, kernels.elementwise(tokens * self._hidden * 4.0)))
         row = self._hidden * 2.0
         if self._reduces:

@@ -54,6 +54,10 @@ class SharedPrefixTimer:
         shape.context_tokens += covered
         return ops + self.forward.shared_prefix(shape.decodes, stored, covered)
 
+    def host_seconds(self, tokens: int, sampled: int) -> float:
+        """Exposed host time of a step."""
+        return self._inner.host_seconds(tokens, sampled)
+
 
 def longer(times: StepTimes, by_ps: int) -> StepTimes:
     """The same steps, each longer by so much."""

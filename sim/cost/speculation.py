@@ -131,3 +131,7 @@ class SpeculativeTimer:
     def explain(self, shape: RunShape) -> list[OpCost]:
         """The operators of both parts."""
         return self._verify.explain(shape) + self._guesser.explain(shape)
+
+    def host_seconds(self, tokens: int, sampled: int) -> float:
+        """Exposed host time of a step."""
+        return self._verify.host_seconds(tokens, sampled)
