@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sim.cost.ops import GREEDY, ForwardPass, Sampler
 from sim.cost.roofline import Kernels
 from sim.cost.scaled_kernels import ScaledKernels
-from sim.cost.step_timer import HostWork, RooflineStepTimer, StepPricer
 from sim.cost.vision import VisionEncoder
 from sim.cost.vision_timer import VisionTimer
+from sim.drafting import Target
 from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.gpu_resources import kernels_of, memory_of
@@ -27,6 +26,8 @@ from sim.setup import Setup
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
+from sim.speculative_settings import resolve_drafting
+from sim.step_pricing import choices_of, timer_of
 from sim.units import ceil_div
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload
@@ -62,6 +63,8 @@ def _check_pool(loaded: LoadedScenario, pool: Setup, prefill: Setup) -> None:
                     value=allocator, choices=["paged"])  # fmt: skip
     if pool.spec.sequences > 1:
         raise error(("pools",), "need one answer per request: sequences that fork share blocks with their prompt")
+    if pool.engine.speculative is not None:
+        raise error(("engine", "speculative"), "does not go with pools: a draft would need the prompt's cache as well")
     if pool.scheme.kv_cache != prefill.scheme.kv_cache:
         raise error(("engine", "kv_cache_dtype"), f"must be that of the prefill pool ({prefill.scheme.kv_cache.name})",
                     value=pool.scheme.kv_cache.name)  # fmt: skip
@@ -85,17 +88,17 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     scheme = checked_formats(loaded, scheme, architecture, gpu, preset.stack, engine.layout)
     engine = replace(engine, quantization=scheme.as_dict())
     with blamed(("hardware",)):
-        kernels = kernels_of(gpu, preset)
+        kernels = kernels_of(gpu, preset, scenario.engine.kernels.options())
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
-    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout, sampler)
-    host = engine.host
-    timer: StepPricer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
+    beams = written.spec.beam_width is not None
+    target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset, beams=beams))
+    drafting = resolve_drafting(loaded, engine, target)
+    timer = timer_of(engine, target, None if drafting is None else drafting.guesser)
     if (encoder := _encoder(architecture, written, kernels, gpu, engine)) is not None:
         timer = VisionTimer(timer, encoder)
     with blamed(("model",), under=("engine",)):
-        memory = memory_of(engine, architecture, scheme, gpu, preset)
+        memory = memory_of(engine, target, preset, drafting)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
     fixed = architecture.kv_bytes_per_sequence_fixed(
         scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size

@@ -31,6 +31,10 @@ class VisionTimer:
         """The language model's."""
         return self._inner.spans
 
+    def host_seconds(self, tokens: int, sampled: int) -> float:
+        """Exposed host time of a step; what the host does to images is not priced."""
+        return self._inner.host_seconds(tokens, sampled)
+
     def run(self, shape: RunShape, max_steps: int) -> StepTimes:
         """Times of up to `max_steps` steps (of one, when there are chunks)."""
         times = self._inner.run(shape, max_steps)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sim.batch import DecodeBatch
-from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.events import BOUNDARY, PLAN, Alarm, Clock
 from sim.engine.lifecycle import EndHandler
@@ -84,7 +83,7 @@ class Replica(Transfers):
         self._predictor, self._max_queued = parts.predictor, parts.max_queued_requests
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
-        self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
+        self._shape = parts.batch.shape()
         self._plan: StepPlan | None = None  # in force; None: nothing is planned
         self._times: StepTimes | None = None
         self._alarm = Alarm(env, BOUNDARY + index, None, self._ring)

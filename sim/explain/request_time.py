@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from sim.cost.step_timer import HostWork
 from sim.explain.operators import pool_steps
 from sim.latencies import e2e_s, ttft_s
 from sim.request import Request, State
@@ -105,12 +104,11 @@ class _HostClock:
         self._setup, self._result = setup, result
         self.front_end_ps = _front_end_ps(setup, result.requests)
         self._done: dict[int, tuple[Floats, Floats]] = {}
-        for pool, steps in pool_steps(setup, result):
-            host = _host_seconds(pool)
+        for timer, steps in pool_steps(setup, result):
             for replica, rows in rows_by_replica(steps):
                 own = steps.where(rows)
                 tokens, sampled = own["decodes"] + own["prefill_tokens"], own["decodes"] + own["prefill_sequences"]
-                per_step = PS_PER_S * np.array([*map(host, tokens.tolist(), sampled.tolist())])
+                per_step = PS_PER_S * np.array([*map(timer.host_seconds, tokens.tolist(), sampled.tolist())])
                 ends = np.stack([own["start_ps"], own["start_ps"] + row_durations_ps(own)], axis=1).ravel()
                 done = np.repeat(np.concatenate([[0.0], np.cumsum(per_step * own["steps"])]), 2)[1:-1]
                 self._done[replica] = ends.astype(float), done
@@ -147,13 +145,6 @@ class _HostClock:
             yield from zip(
                 here["start_ps"].tolist(), np.maximum(here["start_ps"], stop).tolist(), strict=True
             )  # fmt: skip
-
-
-def _host_seconds(pool: Setup) -> Callable[[int, int], float]:
-    """Exposed host time of a step from its new tokens and sampled sequences; pipelines plan each micro-batch."""
-    given, more = pool.engine.host, pool.engine.pipeline_parallel_size - 1
-    work = HostWork(given["step_s"], given["sequence_s"], given["token_s"])
-    return lambda tokens, sampled: work.seconds(tokens, sampled) + more * work.step_s
 
 
 def _boundaries(steps: Table) -> Any:

@@ -134,6 +134,13 @@ def latencies(summary: Mapping[str, Any], metrics: Mapping[str, str]) -> list[tu
     ]
 
 
+def _guesses(summary: Mapping[str, Any]) -> list[Row]:
+    if summary.get("spec_decode_acceptance_length") is None:
+        return []
+    length, rate = summary["spec_decode_acceptance_length"], summary["spec_decode_acceptance_rate"]
+    return [("Tokens per verification", number(length)), ("  guesses accepted", share(rate / 100))]
+
+
 def batching(summary: Mapping[str, Any]) -> list[Row]:
     """How the replicas worked: batches, busy time, KV cache, preemptions."""
     kv, cache = summary["kv"], summary["prefix_cache"]
@@ -141,6 +148,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("Steps", number(summary["num_steps"], 0)),
         ("Mean batch size (sequences)", number(summary["mean_batch_size"])),
         ("Largest batch", number(summary["max_batch_size"], 0)),
+        *_guesses(summary),
         ("Time with a step in progress", share(summary["busy_share"])),
         ("KV blocks, all replicas", number(kv["num_blocks"], 0)),
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),

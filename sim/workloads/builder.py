@@ -18,6 +18,7 @@ from sim.workloads.replay import TraceReplay, TraceRows
 from sim.workloads.sessions import Sessions
 from sim.workloads.several import SeveralSequences
 from sim.workloads.sizes import RequestRows, Sizes
+from sim.workloads.skeleton import SkeletonOfThought
 from sim.workloads.spec import WorkloadSpec
 from sim.workloads.synthetic import OpenLoop
 from sim.workloads.tenants import SharedByTenants
@@ -59,6 +60,8 @@ def build_workload(
         workload = WithImages(workload, spec.images, image_tokens, seed=seed)
     if spec.tenants:
         workload = SharedByTenants(workload, spec.tenants, seed=seed)
+    if spec.skeleton is not None:
+        workload = SkeletonOfThought(workload, spec.skeleton, seed=seed)
     if spec.sequences == 1:
         return workload
     beams, width = None, spec.beam_width

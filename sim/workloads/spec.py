@@ -17,6 +17,7 @@ from sim.workloads.lengths import Lengths, TokenCount
 from sim.workloads.rag import Rag
 from sim.workloads.sessions import SessionLaw
 from sim.workloads.sizes import SharedPrefix
+from sim.workloads.skeleton import SkeletonLaw
 from sim.workloads.tenants import Tenant
 
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
@@ -75,6 +76,10 @@ class WorkloadSpec(BaseModel):
     images: Images | None = Field(
         default=None,
         description="images before the questions, for a model that sees; their tokens come on top of input_tokens",
+    )
+    skeleton: SkeletonLaw | None = Field(
+        default=None,
+        description="Skeleton-of-Thought: every question is outlined, then its points are answered side by side",
     )
     max_output_tokens: TokenCount | None = Field(
         default=None,
@@ -166,12 +171,14 @@ class WorkloadSpec(BaseModel):
             raise ValueError("n does not go with beam_width: a beam search returns all its beams")
         if self.beam_width is None and self.beam_switch_probability is not None:
             raise ValueError("beam_switch_probability belongs to a beam search, but there is no beam_width")
+        if self.skeleton is not None and (self.sequences > 1 or self.sessions is not None):
+            raise ValueError("skeleton asks single questions, with one answer to each: no n, beam_width or sessions")
         return self
 
     @model_validator(mode="after")
     def _sessions_or_application(self) -> WorkloadSpec:
-        if self.sessions is not None and self.application is not None:
-            raise ValueError("application does not go with sessions: each says what follows a request")
+        if self.application is not None and (self.sessions is not None or self.skeleton is not None):
+            raise ValueError("application does not go with sessions or skeleton: each says what follows a request")
         if self.images is not None and (self.sessions is not None or isinstance(self.application, Agent)):
             raise ValueError("images do not go with sessions or agents, whose prompts begin with those before them")
         return self
