@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.cost.calibration import Calibration, Entry
+from sim.cost.chosen_kernels import ChosenKernels
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
@@ -178,7 +179,7 @@ def formats_of(forward: ForwardPass) -> dict[str, str]:
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
     """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
         kernels = kernels.kernels
     if not isinstance(kernels, CalibratedKernels):
         return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
@@ -188,7 +189,7 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
-    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
+    return None if operator in _NOT_KERNELS else _OP_CLASSES.get(operator, "gemm")
 
 
 def _kernel(entry: Entry) -> Any:
@@ -199,13 +200,17 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
+_NOT_KERNELS = ("host", "launches", "logits to host", "sampling on host")
 _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "vision attention": "attention_prefill",
+    "attention shared prefix": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
+            "vision all-reduce",
             "logits gather",
             "query-key norm all-reduce",
             "experts all-gather",
@@ -219,13 +224,21 @@ _OP_CLASSES: Mapping[str, str] = {
             "norm + residual",
             "quantise",
             "dequantise",
+            "vision norm + residual",
+            "vision activation",
             "rotary + cache write",
+            "attention merge",
+            "residual",
+            "norm",
+            "rotary",
+            "cache write",
             "activation",
             "routing",
             "embed",
             "sampling",
             "state update",
             "top-k/top-p filter",
+            "beam selection",
         ),
         "elementwise",
     ),

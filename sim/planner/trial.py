@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.build import build
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.documents import canonical_json
 from sim.metrics import summarise
 from sim.regime import Regime
@@ -69,7 +69,7 @@ class Bench:
 
     def __init__(self, base: Base, overrides: Mapping[str, Any], factors: Mapping[str, float] | None = None) -> None:
         self._base, self._overrides, self._factors = base, overrides, factors
-        self._timers: dict[str, RooflineStepTimer] = {}
+        self._timers: dict[str, StepPricer] = {}
         self.simulations = 0
 
     def build(self, more: Mapping[str, Any]) -> Setup:
