@@ -247,8 +247,8 @@ class DatasheetKernels:
         product = flops / (self._peak[form.compute] * eff.tensor_fraction) if unpacking.multiplies else 0.0
         compute = smooth_max(unpack, product, unpacking.overlap, SCALAR)
         memory = moved / (self._bandwidth * eff.bandwidth_fraction)
-        bound = "compute" if compute > memory else "memory"
-        return Cost(eff.launch_floor_s + max(compute, memory), flops, moved, bound)
+        busy = max(compute, memory) if unpacking.multiplies else compute + memory
+        return Cost(eff.launch_floor_s + busy, flops, moved, "compute" if compute > memory else "memory")
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """The weights of every expert that is touched are read once."""

@@ -8,7 +8,6 @@ from sim.cost.kernels.arithmetic import SCALAR, THROTTLE_AFTER_S, Terms, ceil_di
 from sim.cost.kernels.attention_decode import DecodeKernel
 from sim.cost.kernels.gemm import GemmKernel, gemm_formula
 from sim.cost.kernels.moe import MoeKernel
-from sim.cost.kernels.residual import NO_RESIDUAL
 from sim.cost.roofline import Heads
 from sim.specs.weight_kernels import Unpacking
 
@@ -43,4 +42,4 @@ def with_cache(kernel: DecodeKernel, heads: Heads) -> DecodeKernel:
 
 def with_weights(kernel: MoeKernel, weight_bytes: float) -> MoeKernel:
     """The same experts with weights of these bytes per parameter."""
-    return replace(kernel, residual=NO_RESIDUAL, format=replace(kernel.format, weight_bytes=weight_bytes))
+    return replace(kernel, format=replace(kernel.format, weight_bytes=weight_bytes))

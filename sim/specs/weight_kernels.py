@@ -25,7 +25,8 @@ class Unpacking(NamedTuple):
     `separate_from` rows on a pass of its own writes the weights out in 16 bit first, for `pass_operations` each, and a
     plain product follows. `overlap` is the power of the smooth maximum with the product: 1 when both wait for each
     other, 8 when they run side by side. With a look-up table or on vector units the product is part of the
-    `operations` (`multiplies` is False).
+    `operations` (`multiplies` is False), and cores are taken to wait for memory: their prefetchers hide less than a
+    GPU's thousands of threads, and nothing is the careful end.
     """
 
     operations: float
@@ -90,7 +91,7 @@ _GPU_STACKS = ("vllm", "sglang")
 # INT8 to bf16 four prmt into float32, four subtractions, two packings, two scalings, to fp16 two prmt and two
 # subtractions; FP8 and FP4 shifts and masks for sign and exponent and a product that corrects its bias (from memory).
 _IN_REGISTERS = {"int4": (1.75, 1.75), "int8": (1.5, 3.0), "fp8": (2.25, 2.25), "fp4": (2.75, 2.75)}
-_GGML = _same(q8_0=0.75, q4_0=1.25, q4_k=1.5, q5_k=2.0, q6_k=2.0, q3_k=2.25, q2_k=2.25)
+_GGML = _same(q8_0=0.75, q4_0=1.25, q5_0=1.75, q4_k=1.5, q5_k=2.0, q6_k=2.0, q3_k=2.25, q2_k=2.25)
 
 KERNELS: Mapping[str, WeightKernel] = {
     kernel.name: kernel
@@ -126,9 +127,10 @@ KERNELS: Mapping[str, WeightKernel] = {
             separate_from=256, pass_operations=2.0,
         ),
         WeightKernel(
-            # A warp of 32 codes walks every branch of the decision tree with 16 leaves (kernels.cu, from memory).
+            # One row: gemv with the codebook in shared memory. More: a warp of 32 codes walks every branch of a
+            # decision tree with 16 leaves (csrc/kernels.cu, from memory).
             "bitsandbytes", "bitsandbytes: a look-up per weight in a pass, then a plain product",
-            (*_GPU_STACKS, "transformers"), _same(codebook=31.0), (7.0, 99.0), rows=1, separate_from=2,
+            (*_GPU_STACKS, "transformers"), _same(codebook=4.0), (7.0, 99.0), rows=1, separate_from=2,
             pass_operations=31.0,
         ),
         WeightKernel(
