@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,8 +31,8 @@ class Cluster:
     """Plays a workload against replicas. One object is good for one run.
 
     `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
-    `front_end` what delays requests before a scheduler sees them; with `handoff` the first replicas compute prompts and
-    the others decode;
+    `front_ends` what delays requests between the router and each replica's scheduler, by replica (none: no delay); with
+    `handoff` the first replicas compute prompts and the others decode;
     `on_progress` hears how many requests have ended; `directory` is where tables that outgrow memory may be written.
     """
 
@@ -44,7 +44,7 @@ class Cluster:
         *,
         max_model_len: int,
         client_timeout_ps: int | None = None,
-        front_end: FrontEnd | None = None,
+        front_ends: Sequence[FrontEnd] = (),
         handoff: HandoffRules | None = None,
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
@@ -59,7 +59,7 @@ class Cluster:
         self.interrupted = False
         self._workload, self._router = workload, router
         self._max_model_len, self._timeout_ps = max_model_len, client_timeout_ps
-        self._on_progress, self._front_end = on_progress, front_end
+        self._on_progress, self._front_ends = on_progress, front_ends
         self._arrivals: Iterator[Request] = iter(workload)
         self._next: Request | None = None
         self._stopping = False
@@ -87,10 +87,9 @@ class Cluster:
         if self._on_progress is not None:
             self._on_progress(self.ended)
 
-    def submit(self, request: Request) -> None:
-        """A request reaches the front door: it is refused there or routed."""
+    def submit(self, request: Request, replica: Replica) -> None:
+        """A request reaches a replica: it is refused there or waits for its scheduler."""
         self.submitted += 1
-        replica = self._router(request, self._front)
         if request.prompt_tokens + request.max_output_tokens > self._max_model_len:
             self._refuse(request, Reason.TOO_LONG)
         elif (reason := self._refusal(request, replica)) is not NO_REASON:
@@ -133,20 +132,28 @@ class Cluster:
                 return
 
     def _accept(self, request: Request) -> None:
-        """A client sends a request now."""
-        if self._front_end is None:
-            self.submit(request)
+        """A client sends a request now, and a router chooses who will serve it."""
+        replica = self._router(request, self._front)
+        if not self._front_ends:
+            self.submit(request, replica)
             return
         now: int = self.env.now  # type: ignore[assignment]
-        delay, patience = self._front_end.delay_ps(request, now), self._timeout_ps
+        delay, patience = self._front_ends[replica.index].delay_ps(request, now), self._timeout_ps
+        replica.outstanding += 1  # routers know of it while it is on its way
         if patience is not None and patience <= delay:
-            Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._lose(request))
+            Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._lose(request, replica))
         else:
-            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
+            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self._reach(request, replica))
 
-    def _lose(self, request: Request) -> None:
-        """A client gives up before its request has reached a replica."""
+    def _reach(self, request: Request, replica: Replica) -> None:
+        """A request has passed the API server of its replica."""
+        replica.outstanding -= 1
+        self.submit(request, replica)
+
+    def _lose(self, request: Request, replica: Replica) -> None:
+        """A client gives up before its request has passed the API server."""
         self.submitted += 1
+        replica.outstanding -= 1
         request.state = State.ABORTED
         now: int = self.env.now  # type: ignore[assignment]
         add_request(self.recorder.requests, request, -1, Reason.CLIENT_TIMEOUT, now)
