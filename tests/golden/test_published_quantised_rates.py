@@ -69,8 +69,8 @@ def test_llama_cpp_on_cpus(
         ("apple-m2-ultra", 1, "w4a16", 8.97),
         ("apple-m2-ultra", 8, "w4a16", 35.65),
         ("apple-m2-ultra", 1, "int2_weight_only", 16.68),
-        ("jetson-agx-orin-cpu", 1, "w4a16", 2.46),
-        ("jetson-agx-orin-cpu", 1, "int2_weight_only", 4.36),
+        ("agx-orin-cpu", 1, "w4a16", 2.46),
+        ("agx-orin-cpu", 1, "int2_weight_only", 4.36),
     ],
 )
 def test_t_mac(machine: str, threads: int, scheme: str, published: float) -> None:
