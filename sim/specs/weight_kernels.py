@@ -103,7 +103,7 @@ KERNELS: Mapping[str, WeightKernel] = {
         ),
         WeightKernel(
             "marlin", "Marlin: unpacks in registers, again for every 64 rows (Frantar et al. 2024)", _GPU_STACKS,
-            _IN_REGISTERS, groups=(0, 16, 32, 64, 128),
+            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128),
         ),
         WeightKernel(
             "cutlass-w4a8", "CUTLASS mixed-input product of INT4 weights and FP8 activations",
