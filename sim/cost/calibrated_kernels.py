@@ -21,6 +21,7 @@ from sim.cost.ops import ForwardPass
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork, unpacked_cache, unpacked_experts
 from sim.cost.scaled_kernels import CLASSES as SCALED_CLASSES
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.cost.schemes import gemm_scheme, kv_scheme
 from sim.cost.uncertainty import DATASHEET_ERRORS, Quantiles
 from sim.cost.unpacking import unpacked_terms, with_cache, with_weights, without_quantising
 
@@ -108,7 +109,7 @@ class CalibratedKernels:
 
         A cache in a format that was not measured is read as the 16-bit one, with its own bytes and its unpacking.
         """
-        entry = self._find("attention_decode", "bf16" if heads.unpack_operations else _kv_format(heads))
+        entry = self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
         kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations else _kernel(entry)
@@ -124,7 +125,7 @@ class CalibratedKernels:
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
-        entry = self._find("attention_prefill", _kv_format(heads))
+        entry = self._find("attention_prefill", kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.prefill_attention(work, heads)
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
@@ -161,15 +162,11 @@ class CalibratedKernels:
         return self._found[key]
 
 
-def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
-    """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
-        kernels = kernels.kernels
-    if not isinstance(kernels, CalibratedKernels):
-        return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
+def formats_of(forward: ForwardPass) -> dict[str, str]:
+    """Per operator class the measured format that a forward pass mostly uses."""
     gemm, experts, heads = forward.main_formats()
-    kv = "bf16" if heads is None else _kv_format(heads)
-    formats = {
+    kv = "bf16" if heads is None else kv_scheme(heads)
+    return {
         "gemm": "bf16" if gemm is None else gemm_scheme(gemm),
         "moe": "bf16" if experts is None else gemm_scheme(experts),
         "attention_decode": kv,
@@ -177,32 +174,21 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
         "elementwise": _ELEMENTWISE,
         "collective": _COLLECTIVE,
     }
+
+
+def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
+    """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
+    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+        kernels = kernels.kernels
+    if not isinstance(kernels, CalibratedKernels):
+        return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
+    formats = formats_of(forward)
     return {name: kernels.log_error_quantiles(name, form) or DATASHEET_ERRORS for name, form in formats.items()}
 
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
     return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
-
-
-def gemm_scheme(form: MatmulFormat) -> str:
-    """The measured scheme that a matrix format is priced as."""
-    if form.compute == "fp8":
-        return "fp8_block" if "block" in form.name else "fp8"
-    if form.compute == "int8":
-        return "w8a8_int8"
-    if form.compute == "fp4":
-        return "w4a4"  # measured nowhere yet
-    if form.weight_bytes >= 2.0:
-        return "bf16"
-    if form.name.startswith("mxfp4"):
-        return "w4a16_mxfp4"
-    return "w8a16" if form.weight_bytes > 0.75 else "w4a16"
-
-
-def _kv_format(heads: Heads) -> str:
-    elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
-    return "bf16" if heads.kv_bytes_per_token >= 1.5 * elements else "fp8"
 
 
 def _kernel(entry: Entry) -> Any:

@@ -37,6 +37,8 @@ class Sampler(NamedTuple):
 
 
 GREEDY = Sampler()
+_SPARSE_HEADS = 64
+"""Query heads that FlashMLA's sparse kernel works on at a time, however few a GPU has (from memory)."""
 
 
 class _Gemm(NamedTuple):
@@ -177,6 +179,8 @@ class ForwardPass:
         # Decode works on the latent vectors themselves; prefill expands them to full heads (DeepSeek-V2, section 2.1).
         decode = 2.0 * heads * (attention.latent_dim + attention.kv_lora_rank)
         prefill = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
+        if attention.indexer is not None:  # the sparse kernel works on latents too, in tiles of heads
+            prefill = 2.0 * max(heads, _SPARSE_HEADS) * (attention.latent_dim + attention.kv_lora_rank)
         widening = attention.latent_dim * self._cache_operations
         shape = Heads(
             heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen, 0, widening

@@ -17,9 +17,12 @@ from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
 from sim.engine.router import Router
+from sim.errors import ConfigError
 from sim.request import NO_REASON, Reason, Request, State
 from sim.workloads.base import Workload
 
+_MOST_IN_VAIN = 100_000
+"""Clients who send again as soon as they are refused, or give up in a nanosecond, would keep a run busy for ever."""
 _TIDY_EVERY = 1024  # requests between two looks at buffers and progress
 
 
@@ -57,6 +60,7 @@ class Cluster:
             self._disaggregate(handoff)
         self.submitted = self.ended = 0
         self.interrupted = False
+        self._in_vain = 0  # requests in a row that were followed by another and had no token
         self._workload, self._router = workload, router
         self._max_model_len, self._timeout_ps = max_model_len, client_timeout_ps
         self._on_progress, self._front_ends = on_progress, front_ends
@@ -184,6 +188,10 @@ class Cluster:
         if self._stopping:
             return
         for follow_up in self._workload.on_finish(request, now):
+            self._in_vain = 0 if request.emitted_tokens else self._in_vain + 1
+            if self._in_vain >= _MOST_IN_VAIN:
+                raise ConfigError(f"can never end: {_MOST_IN_VAIN:,} requests in a row, up to number {request.id}, "
+                                  "were refused or given up before their first token and sent again")  # fmt: skip
             delay = follow_up.arrival_ps - now
             Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self._accept(r))  # type: ignore[misc]
 
