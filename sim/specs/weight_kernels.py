@@ -24,9 +24,10 @@ class Unpacking(NamedTuple):
     The `operations` of a weight serve `rows` rows of activations and are done again for the next ones; from
     `separate_from` rows on a pass of its own writes the weights out in 16 bit first, for `pass_operations` each, and a
     plain product follows. `overlap` is the power of the smooth maximum with the product: 1 when both wait for each
-    other, 8 when they run side by side. With a look-up table or on vector units the product is part of the
-    `operations` (`multiplies` is False), and cores are taken to wait for memory: their prefetchers hide less than a
-    GPU's thousands of threads, and nothing is the careful end.
+    other, 8 when they run side by side. `mma_share` is what tiles of `rows` rows reach, where there are more, of the
+    tensor rate that the 16-bit library has with larger ones. With a look-up table or on vector units the product is
+    part of the `operations` (`multiplies` is False), and cores are taken to wait for memory: their prefetchers hide
+    less than a GPU's thousands of threads, and nothing is the careful end.
     """
 
     operations: float
@@ -35,6 +36,7 @@ class Unpacking(NamedTuple):
     pass_operations: float = 0.0
     overlap: float = 1.0
     multiplies: bool = True
+    mma_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class WeightKernel:
     pass_operations: float = 0.0
     overlap: float = 1.0
     multiplies: bool = True
+    mma_share: float = 1.0
     asked: bool = False
     """Whether it is used only when a scenario names it."""
 
@@ -79,13 +82,19 @@ class WeightKernel:
     def unpacking(self, weights: NumberFormat, compute: str) -> Unpacking:
         """How it unpacks these weights for products in this format."""
         operations = self.operations[weights.kind][compute == "bf16"]
-        return Unpacking(operations, self.rows, self.separate_from, self.pass_operations, self.overlap, self.multiplies)
+        return Unpacking(
+            operations, self.rows, self.separate_from, self.pass_operations, self.overlap, self.multiplies,
+            self.mma_share,
+        )  # fmt: skip
 
 
 def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
     return {kind: (count, count) for kind, count in operations.items()}
 
 
+_MARLIN_SHARE = 0.8
+"""Of cuBLAS's tensor rate, with tiles of 64 rows: from 1024 rows on INT4 then reaches 0.61 of the 16-bit product on an
+A100. Measured were 0.60 to 0.66 (vLLM pull request 2497), and 0.57 to 0.79 of 16 bit end to end (GPUStack, Qwen3-8B)."""
 _GPU_STACKS = ("vllm", "sglang")
 # Per 4 weights, vLLM's csrc/quantization/marlin/dequant.h: INT4 two lop3, a shift, two half2 arithmetic, two scalings;
 # INT8 to bf16 four prmt into float32, four subtractions, two packings, two scalings, to fp16 two prmt and two
@@ -103,7 +112,7 @@ KERNELS: Mapping[str, WeightKernel] = {
         ),
         WeightKernel(
             "marlin", "Marlin: unpacks in registers, again for every 64 rows (Frantar et al. 2024)", _GPU_STACKS,
-            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128),
+            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128), mma_share=_MARLIN_SHARE,
         ),
         WeightKernel(
             "cutlass-w4a8", "CUTLASS mixed-input product of INT4 weights and FP8 activations",
