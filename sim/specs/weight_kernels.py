@@ -94,7 +94,7 @@ def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
 
 _MARLIN_SHARE = 0.8
 """Of cuBLAS's tensor rate, with tiles of 64 rows: from 1024 rows on INT4 then reaches 0.61 of the 16-bit product on an
-A100. Measured were 0.60 to 0.66 (vLLM pull request 2497), and 0.57 to 0.79 of 16 bit end to end (GPUStack, Qwen3-8B)."""
+A100. Measured were 0.60 to 0.66 (vLLM pull request 2497), and 0.57 to 0.79 of 16 bit end to end (GPUStack)."""
 _GPU_STACKS = ("vllm", "sglang")
 # Per 4 weights, vLLM's csrc/quantization/marlin/dequant.h: INT4 two lop3, a shift, two half2 arithmetic, two scalings;
 # INT8 to bf16 four prmt into float32, four subtractions, two packings, two scalings, to fp16 two prmt and two

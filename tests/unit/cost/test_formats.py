@@ -63,7 +63,7 @@ def test_taking_away_the_bytes_takes_away_the_gain() -> None:
     for price in (kernels(A100), DatasheetKernels(gpu)):
         for rows in (1, 64, 2048):
             assert price.gemm(rows, 4096, 28672, wide).seconds >= 0.9 * price.gemm(rows, 4096, 28672, plain).seconds
-    free = form._replace(unpacking=form.unpacking and form.unpacking._replace(operations=0.0))
+    free = form._replace(unpacking=form.unpacking and form.unpacking._replace(operations=0.0, mma_share=1.0))
     assert DatasheetKernels(gpu).gemm(4096, 4096, 28672, free) == DatasheetKernels(gpu).gemm(
         4096, 4096, 28672, form._replace(unpacking=None)
     )
