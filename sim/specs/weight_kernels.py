@@ -16,6 +16,7 @@ from sim.specs.number_formats import NumberFormat
 NONE = "none"
 AUTO = "auto"
 _NEVER = 1 << 40
+_HOPPER = 9.0
 
 
 class Unpacking(NamedTuple):
@@ -63,6 +64,8 @@ class WeightKernel:
     overlap: float = 1.0
     multiplies: bool = True
     mma_share: float = 1.0
+    on_hopper: tuple[float, float] | None = None
+    """`overlap` and `mma_share` from compute capability 9.0 on, where they differ."""
     asked: bool = False
     """Whether it is used only when a scenario names it."""
 
@@ -79,13 +82,14 @@ class WeightKernel:
             return False
         return capability is None or self.capability[0] <= capability <= self.capability[1]
 
-    def unpacking(self, weights: NumberFormat, compute: str) -> Unpacking:
+    def unpacking(self, weights: NumberFormat, compute: str, capability: float | None = None) -> Unpacking:
         """How it unpacks these weights for products in this format."""
-        operations = self.operations[weights.kind][compute == "bf16"]
+        operations, overlap, share = self.operations[weights.kind][compute == "bf16"], self.overlap, self.mma_share
+        if self.on_hopper is not None and (capability or 0.0) >= _HOPPER:
+            overlap, share = self.on_hopper
         return Unpacking(
-            operations, self.rows, self.separate_from, self.pass_operations, self.overlap, self.multiplies,
-            self.mma_share,
-        )  # fmt: skip
+            operations, self.rows, self.separate_from, self.pass_operations, overlap, self.multiplies, share
+        )
 
 
 def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
@@ -95,6 +99,9 @@ def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
 _MARLIN_SHARE = 0.8
 """Of cuBLAS's tensor rate, with tiles of 64 rows: from 1024 rows on INT4 then reaches 0.61 of the 16-bit product on an
 A100. Measured were 0.60 to 0.66 (vLLM pull request 2497), and 0.57 to 0.79 of 16 bit end to end (GPUStack)."""
+_MARLIN_ON_HOPPER = 2.0, 0.75
+"""Unpacking hides in part, and Marlin multiplies with Ampere's instruction. Set to eight end-to-end times of INT8 and
+INT4 weights over 16 bit (Llama-3.1-8B on an H100, batches of 1 to 16, vLLM pull request 23197), met within 18 %."""
 _GPU_STACKS = ("vllm", "sglang")
 # Per 4 weights, vLLM's csrc/quantization/marlin/dequant.h: INT4 two lop3, a shift, two half2 arithmetic, two scalings;
 # INT8 to bf16 four prmt into float32, four subtractions, two packings, two scalings, to fp16 two prmt and two
@@ -112,7 +119,7 @@ KERNELS: Mapping[str, WeightKernel] = {
         ),
         WeightKernel(
             "marlin", "Marlin: unpacks in registers, again for every 64 rows (Frantar et al. 2024)", _GPU_STACKS,
-            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128), mma_share=_MARLIN_SHARE,
+            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128), mma_share=_MARLIN_SHARE, on_hopper=_MARLIN_ON_HOPPER,
         ),
         WeightKernel(
             "cutlass-w4a8", "CUTLASS mixed-input product of INT4 weights and FP8 activations",
