@@ -76,8 +76,8 @@ class CalibratedKernels:
                    for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
 
     def _unpacked(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
-        """The 16-bit product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
-        entry = self._find("gemm", "bf16")
+        """The plain product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
+        entry = self._find("gemm", "bf16" if form.compute in ("bf16", "fp16") else gemm_scheme(form))
         if entry is None or form.unpacking is None:
             return self.rest.gemm(m, k, n, form)
         stored, rest = float(n * k * form.weight_bytes), m * k * form.activation_bytes + m * n * 2.0
