@@ -19,7 +19,7 @@ _COMMANDS = {
     "plan": "How many GPUs of which kind hold a rate within objectives, and at what cost.",
     "sweep": "Run many variations of a scenario: one table, resumable.",
     "explain": "What a kernel, or a step of a scenario, costs and what bounds it.",
-    "compare": "Hold results against each other.",
+    "compare": "Hold results, or GPUs, against each other.",
     "validate": "Hold predictions against measurements.",
     "calibrate": "Fit a GPU's kernel constants to measurements.",
     "trace": "Recorded traffic: look at it, convert it, generate it.",

@@ -18,7 +18,6 @@ from sim.planner.options import Search
 from sim.planner.plan import Plan, Request, fleet_capacity, make_plan
 from sim.planner.trial import Base
 from sim.planner.vllm_serve import command_line
-from sim.report.plan_page import plan_json, write_plan
 from sim.report.plan_rows import PLAN_COLUMNS, Column, cells, plan_rows
 from sim.report.plan_words import answer, capacity_answer, nearest_option
 from sim.scenario import parse_setting
@@ -96,8 +95,9 @@ def _number_or_word(text: str) -> float | str:
 def request_of(base: Base, hardware: str | None, options: Mapping[str, Any], vary: bool = True) -> Request:
     """The question that the options ask; `vary`: whether tensor parallelism is searched where nothing is said."""
     names = tuple(word.strip() for word in (hardware or "").split(",") if word.strip())
+    search = Search.parse(options["searched"] or (["tp"] if vary else []))
     return Request(
-        base, names, Search.parse(options["searched"] or (["tp"] if vary else [])), options["rate"], options["headroom"] / 100,
+        base, names, search, options["rate"], options["headroom"] / 100,
         options["spare"], options["seeds"], options["duration"], options["max_gpus"], options["uncertainty"],
         curves=not options["no_report"],
     )  # fmt: skip
@@ -122,6 +122,8 @@ def carry_out(request: Request, replicas: int | None, options: Mapping[str, Any]
 
 def show(plan: Plan, directory: Path, options: Mapping[str, Any], *, inverse: bool = False) -> None:
     """Write the plan's directory and print its answer. Raises GateFailed where nothing holds."""
+    from sim.report.plan_page import plan_json, write_plan  # matplotlib: not before there is something to draw
+
     try:
         page = write_plan(plan, directory, inverse=inverse, figures=not options["no_report"])
     except OSError as error:
@@ -158,5 +160,5 @@ def _table(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column.title, justify="right" if column.sort else "left", overflow="fold")
     for row in cells(columns, rows):
-        table.add_row(*(text for text, _ in row))
+        table.add_row(*(text.replace(" (", "\n(") for text, _ in row))
     return table

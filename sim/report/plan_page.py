@@ -17,6 +17,7 @@ from sim.report.plan_plots import FIGURES, PlanFigure
 from sim.report.plan_rows import (
     CANDIDATE_COLUMNS,
     COST_COLUMNS,
+    EQUAL_COLUMNS,
     LIMIT_COLUMNS,
     PLAN_COLUMNS,
     Column,
@@ -25,6 +26,7 @@ from sim.report.plan_rows import (
     cells,
     curve_rows,
     day_rows,
+    equal_rows,
     plan_rows,
 )
 from sim.report.plan_words import answer, assumptions, capacity_answer, nearest_option, objectives, traffic
@@ -41,7 +43,7 @@ def write_plan(plan: Plan, directory: Path, *, inverse: bool = False, figures: b
     """
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     tables = {"plan": plan_rows(plan), "candidates": candidate_rows(plan), "curves": curve_rows(plan),
-              "day": day_rows(plan)}  # fmt: skip
+              "day": day_rows(plan), "equal_load": equal_rows(plan)}  # fmt: skip
     for name, rows in tables.items():
         if rows:
             write_table(rows, directory / f"{name}.parquet")
@@ -104,6 +106,7 @@ def render_plan(plan: Plan, drawings: Sequence[tuple[PlanFigure, str]], *, inver
             "plan": _table(PLAN_COLUMNS, rows),
             "cost": _table(COST_COLUMNS, rows),
             "limits": _table(LIMIT_COLUMNS, rows),
+            "equal": _table(EQUAL_COLUMNS, equal_rows(plan)),
             "candidates": _table(CANDIDATE_COLUMNS, candidate_rows(plan)),
         },
         figures=drawn,
