@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from sim.catalog import find
+from sim.client import ClientSpec
 from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
@@ -180,8 +181,10 @@ class EngineSpec(BaseModel):
     num_gpu_blocks_override: Count | None = Field(
         default=None, description="KV blocks of a replica, for instance from a server's start-up log"
     )
-    quantization: str | dict[str, str] | None = Field(
-        default=None, description="vLLM's scheme name, or formats of {weights, activations, kv_cache}"
+    quantization: str | dict[str, Any] | None = Field(
+        default=None,
+        description="vLLM's scheme name, or formats of {weights, activations, kv_cache}, on top of a "
+        "{scheme}, with what stays in 16 bit {keep, keep_layers} and how it is multiplied {kernel, compute, fuse, ...}",
     )
     dtype: str = Field(default="auto", description="16-bit type of what is not quantised: auto, bfloat16 or float16")
     tensor_parallel_size: Count = Field(default=1, description="GPUs that share every layer")
@@ -278,6 +281,7 @@ class Scenario(BaseModel):
     engine: EngineSpec = Field(default_factory=EngineSpec, description="the serving engine")
     replicas: ReplicasSpec = Field(default_factory=ReplicasSpec, description="how many copies")
     pools: PoolsSpec | None = Field(default=None, description="disaggregated prefill and decode, instead of replicas")
+    client: ClientSpec | None = Field(default=None, description="how answers travel; default: nothing is added to them")
     slo: dict[Objective, LimitValue] = Field(
         default_factory=dict, description="objectives such as ttft_p99_ms: 500 (ttft, tpot, itl, e2e, queue)"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ from typing import Any
 import click
 from rich.console import Console
 
+from sim.build import build
 from sim.cli.places import output_directory
 from sim.cli.progress import progress_bar
-from sim.errors import ConfigError
+from sim.errors import ConfigError, InvariantError
 from sim.imports.vllm_log import read_log
 from sim.intervals import intervals
 from sim.metrics import summarise
 from sim.report.summary import render_summary, summary_json
-from sim.resolved import RESOLVED_FILE, resolved_yaml
+from sim.resolved import RESOLVED_FILE, resolved, resolved_yaml
 from sim.results import RunResult, replace_text
 from sim.run import simulate
 from sim.scenario import LoadedScenario, load_scenario, parse_setting
 
 _INTERRUPTED = 130
+_REPRODUCER = "reproducer.yaml"
 
 
 @click.command()
@@ -58,10 +61,13 @@ def run(
     logged, notes = _from_log(from_log, settings_here)
     loaded = load_scenario(scenario, logged | settings_here, dict.fromkeys(logged, str(from_log)))
     directory = output_directory(out, loaded.scenario.name)
-    result = _simulate(loaded, directory, step_by_step, notes)
-    if uncertainty is not None and not result.manifest["interrupted"]:
-        result.manifest["facts"]["intervals"] = _repeat(loaded, uncertainty)
-    summary, written = _write(result, directory, timeline, no_report)
+    try:
+        result = _simulate(loaded, directory, step_by_step, notes)
+        if uncertainty is not None and not result.manifest["interrupted"]:
+            result.manifest["facts"]["intervals"] = _repeat(loaded, uncertainty)
+        summary, written = _write(result, directory, timeline, no_report)
+    except OSError as error:  # a full disk, a directory that was taken away
+        raise ConfigError(f"cannot be written ({error.strerror or error})", file=directory) from error
     if form == "json":
         click.echo(summary_json(summary), nl=False)
     else:
@@ -87,13 +93,25 @@ def _from_log(log: Path | None, settings: Mapping[str, Any]) -> tuple[dict[str, 
 
 def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes: list[str]) -> RunResult:
     started = time.perf_counter()
-    with progress_bar(loaded.scenario.name) as on_progress:
+    with progress_bar(loaded.scenario.name) as on_progress, _reproducible(loaded, directory):
         result = simulate(
             loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory, by_operator=True
         )
     facts = {**result.facts, "notes": [*result.facts["notes"], *notes]}
     moment = {"date": datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), "wall_time_s": time.perf_counter() - started}
     return RunResult(result.requests, result.steps, result.segments, {**result.manifest, "facts": facts, **moment})
+
+
+@contextmanager
+def _reproducible(loaded: LoadedScenario, directory: Path) -> Iterator[None]:
+    """A run that breaks a law of the simulator leaves what it takes to see it again: every value, and the seed."""
+    try:
+        yield
+    except InvariantError as error:
+        file = directory / _REPRODUCER
+        directory.mkdir(parents=True, exist_ok=True)
+        replace_text(file, resolved_yaml(resolved(build(loaded)), f"{_REPRODUCER}  # {error}"))
+        raise InvariantError(f"{error}; this is a bug of roofserve, and {file} shows it again") from error
 
 
 def _repeat(loaded: LoadedScenario, repetitions: int) -> dict[str, Any]:
@@ -103,17 +121,14 @@ def _repeat(loaded: LoadedScenario, repetitions: int) -> dict[str, Any]:
 
 def _write(result: RunResult, directory: Path, timeline: bool, no_report: bool) -> tuple[Mapping[str, Any], Path]:
     """The run's files; returns the summary, and the path of the page (or of `summary.json`)."""
-    try:
-        result.save(directory)
-        replace_text(directory / RESOLVED_FILE, resolved_yaml(result.manifest["scenario"], RESOLVED_FILE))
-        if no_report:
-            summary = summarise(result)
-            replace_text(directory / "summary.json", summary_json(summary))
-            return summary, directory / "summary.json"
-        from sim.report.evidence import Evidence  # matplotlib: not before there is something to draw
-        from sim.report.write import write_report
+    result.save(directory)
+    replace_text(directory / RESOLVED_FILE, resolved_yaml(result.manifest["scenario"], RESOLVED_FILE))
+    if no_report:
+        summary = summarise(result)
+        replace_text(directory / "summary.json", summary_json(summary))
+        return summary, directory / "summary.json"
+    from sim.report.evidence import Evidence  # matplotlib: not before there is something to draw
+    from sim.report.write import write_report
 
-        evidence = Evidence.of(result)
-        return evidence.summary, write_report(evidence, directory, timeline=timeline)
-    except OSError as error:
-        raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
+    evidence = Evidence.of(result)
+    return evidence.summary, write_report(evidence, directory, timeline=timeline)

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from sim.planner.plan import Plan
 from sim.planner.tables import write_table
 from sim.planner.vllm_serve import command_line
-from sim.report.html import environment
+from sim.report.html import inlined, rendered
 from sim.report.plan_plots import FIGURES, PlanFigure
 from sim.report.plan_rows import (
     CANDIDATE_COLUMNS,
@@ -30,7 +28,7 @@ from sim.report.plan_rows import (
     plan_rows,
 )
 from sim.report.plan_words import answer, assumptions, capacity_answer, nearest_option, objectives, traffic
-from sim.report.style import house_style, inline_svg, png_bytes, settle, svg_text
+from sim.report.style import house_style, png_bytes, settle, svg_text
 from sim.results import replace_text
 
 PAGE = "plan.html"
@@ -94,9 +92,8 @@ def render_plan(plan: Plan, drawings: Sequence[tuple[PlanFigure, str]], *, inver
     rows = plan_rows(plan)
     scenario = plan.scenario.scenario
     winner = plan.winner
-    drawn = {kind.name: {"name": kind.name, "title": kind.title, "caption": kind.caption,
-                         "svg": Markup(inline_svg(svg, kind.name, kind.title))} for kind, svg in drawings}  # fmt: skip
-    return environment().get_template("plan.html.j2").render(
+    return rendered(
+        "plan.html.j2",
         title=scenario.name or "plan",
         subtitle=f"{scenario.model} · {traffic(plan)} · {objectives(plan.slo)}",
         answer=capacity_answer(plan) if inverse else answer(plan),
@@ -109,7 +106,7 @@ def render_plan(plan: Plan, drawings: Sequence[tuple[PlanFigure, str]], *, inver
             "equal": _table(EQUAL_COLUMNS, equal_rows(plan)),
             "candidates": _table(CANDIDATE_COLUMNS, candidate_rows(plan)),
         },
-        figures=drawn,
+        figures={kind.name: inlined(kind.name, kind.title, kind.caption, svg) for kind, svg in drawings},
         command=command_line(list(winner.anatomy.command)) if winner else "",
         command_notes=winner.anatomy.command_notes if winner else (),
         winner=f"{winner.replicas} x {plan.name_of(winner)}" if winner else "",

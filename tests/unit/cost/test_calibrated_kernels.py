@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sim.cost.calibrated_kernels import CalibratedKernels, gemm_scheme, op_class
+from sim.cost.calibrated_kernels import CalibratedKernels, op_class
 from sim.cost.calibration_source import find_calibration
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_prefill import prefill_s
 from sim.cost.kernels.gemm import gemm_s
 from sim.cost.roofline import DatasheetKernels, Experts, Heads, MatmulFormat, PrefillWork
+from sim.cost.schemes import gemm_scheme
 from sim.specs.hardware import load_gpu
 
 BF16 = MatmulFormat("bf16", 2.0, 2.0, "bf16")
