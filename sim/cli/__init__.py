@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
 def call(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
-        result: Any = cli.main(args=arguments, prog_name="roofserve", standalone_mode=False)
+        typed = sys.argv[1:] if arguments is None else arguments
+        result: Any = cli.main(args=arguments, prog_name="roofserve", standalone_mode=False, obj=tuple(typed))
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

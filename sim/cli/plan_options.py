@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,7 +126,7 @@ def show(plan: Plan, directory: Path, options: Mapping[str, Any], *, inverse: bo
     from sim.report.plan_page import plan_json, write_plan  # matplotlib: not before there is something to draw
 
     try:
-        page = write_plan(plan, directory, inverse=inverse, figures=not options["no_report"])
+        page = write_plan(plan, directory, command=_typed(), inverse=inverse, figures=not options["no_report"])
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
     told = capacity_answer(plan) if inverse else answer(plan)
@@ -135,6 +136,16 @@ def show(plan: Plan, directory: Path, options: Mapping[str, Any], *, inverse: bo
         _print(plan, told, page)
     if not plan.studies:
         raise GateFailed(told)
+
+
+def _typed() -> str:
+    """The command as it was given, without what changes no number."""
+    words = list(click.get_current_context().find_object(tuple) or ())
+    for option in ("--out", "--jobs", "--executor", "--address", "--format"):
+        while option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    return shlex.join(["roofserve", *words])
 
 
 def _print(plan: Plan, told: str, page: Path) -> None:
