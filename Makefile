@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test test-kernels test-ray test-lowest lint bench picture mutants fuzz trust trust-share clean
+.PHONY: run test test-kernels test-ray test-lowest lint bench picture plans mutants fuzz trust trust-share clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
@@ -43,6 +43,9 @@ bench: $(INSTALLED)
 
 picture: $(INSTALLED)
 	$(BIN)/python reports/picture.py
+
+plans: $(INSTALLED)
+	$(BIN)/python reports/plans.py
 
 mutants: $(INSTALLED)
 	$(BIN)/python tests/mutants/run.py
