@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.cost.calibration import Calibration, Entry
+from sim.cost.calibration import Calibration, Entry, Key
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
@@ -33,6 +33,8 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16": ("w4a16_mxfp4",),
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
+    "nf4": ("w4a16",),
+    "int4": ("fp8",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -95,7 +97,7 @@ class CalibratedKernels:
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
-        entry = self._find("elementwise", _ELEMENTWISE)
+        entry = self.calibration.entries.get(_own_pass(self.stack)) or self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
@@ -156,12 +158,20 @@ def gemm_scheme(form: MatmulFormat) -> str:
         return "bf16"
     if form.name.startswith("mxfp4"):
         return "w4a16_mxfp4"
+    if form.name.startswith("nf4"):
+        return "nf4"
     return "w8a16" if form.weight_bytes > 0.75 else "w4a16"
 
 
 def _kv_format(heads: Heads) -> str:
     elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
-    return "bf16" if heads.kv_bytes_per_token >= 1.5 * elements else "fp8"
+    stored_bytes = heads.kv_bytes_per_token / elements
+    return "bf16" if stored_bytes >= 1.5 else "fp8" if stored_bytes > 0.75 else "int4"
+
+
+def _own_pass(stack: str) -> Key:
+    """The fused pass that is typical of a decoder layer, where the stack itself was measured with one."""
+    return Key("elementwise", "add_rms_norm", stack)
 
 
 def _kernel(entry: Entry) -> Any:

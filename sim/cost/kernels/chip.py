@@ -16,7 +16,7 @@ class Chip:
 
     `flops_per_s` holds dense peaks by number format (`bf16`, `fp8`, `int8`, ...); `link_bytes_per_s` is one direction.
     `mma_rows` is the smallest tile height of the tensor-core instruction: 64 for Hopper's warp-group MMA, 16 before
-    (PTX ISA, wgmma.mma_async and mma.sync shapes).
+    (PTX ISA, wgmma.mma_async and mma.sync shapes). `pcie_bytes_per_s`: to the host, one direction; 0 where unknown.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Chip:
     l2_bytes: float
     link_bytes_per_s: float
     mma_rows: int = 16
+    pcie_bytes_per_s: float = 0.0
 
     def peak(self, number_format: str) -> float:
         """Dense peak FLOP/s of a format; formats the tensor cores lack multiply in 16 bit."""
@@ -43,4 +44,5 @@ def chip_of(gpu: Gpu) -> Chip:
         l2_bytes=float(gpu.l2_bytes),
         link_bytes_per_s=float(gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s),
         mma_rows=64 if gpu.generation in _WARP_GROUP_MMA else 16,
+        pcie_bytes_per_s=float(gpu.pcie_bytes_per_s),
     )
