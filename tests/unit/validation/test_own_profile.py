@@ -50,7 +50,8 @@ TRUTH: Mapping[Key, tuple[Family, Any, Callable[[Problem], bool]]] = {
         lambda p: p.table == "attention_decode" and p.columns["kv_dtype"] == "bf16" and p.columns["num_heads"] != 28,
     ),
     Key("attention_decode", "bf16-shared", STACK): (
-        SharedPrefixFamily(), DecodeKernel(CHIP, DecodeFormat(), DECODE), lambda p: p.table == "attention_shared" and p.columns["head_dim"] == 128
+        SharedPrefixFamily(), DecodeKernel(CHIP, DecodeFormat(), DECODE),
+        lambda p: p.table == "attention_shared" and p.columns["head_dim"] == 128,
     ),
     Key("elementwise", "add_rms_norm", STACK): (
         ElementwiseFamily(), ElementwiseKernel(CHIP, ElementwiseFormat(), PASS),
