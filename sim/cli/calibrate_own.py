@@ -20,10 +20,10 @@ from sim.validation.own_report import write_own_report
 def measure_here(out: Path, quick: bool, budget_s: float) -> Path:
     """Measure this machine's GPU beside the profile to be; the record's path. Raises NoGpu where there is none."""
     need_gpu()
-    import torch
+    from sim.validation.measure.gpu import gpu_count
 
     record = out.with_suffix(".measurements.jsonl")
-    measure_problems(calibration_problems(quick=quick, gpus=torch.cuda.device_count()), record, budget_s)
+    measure_problems(calibration_problems(quick=quick, gpus=gpu_count()), record, budget_s)
     return record
 
 

@@ -102,9 +102,9 @@ def _checks(out: Path, until: float, quick: bool, seed: int) -> None:
 
 
 def _kernels(out: Path, until: float, quick: bool, seed: int) -> None:
-    import torch
+    from sim.validation.measure.gpu import gpu_count
 
-    problems = calibration_problems(quick=quick, gpus=torch.cuda.device_count())
+    problems = calibration_problems(quick=quick, gpus=gpu_count())
     _report("kernels", measure_problems(problems, out / KERNELS, until - time.monotonic()), len(problems))
 
 

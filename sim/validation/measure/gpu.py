@@ -146,6 +146,11 @@ class Clocks:
             process.terminate()
 
 
+def gpu_count() -> int:
+    """GPUs that torch can use."""
+    return int(torch.cuda.device_count())
+
+
 def no_gpu() -> str:
     """Why nothing can be measured here; empty when it can."""
     return "" if torch.cuda.is_available() else "no GPU that torch can use on this machine"
