@@ -41,7 +41,7 @@ class Plan:
     repeats: int = 3
     seconds_per_run: float = 12.0
     burst: int = 192
-    prompt_tokens: tuple[int, int] = (256, 1024)
+    prompt_tokens: tuple[int, int] = (512, 1536)
     output_tokens: tuple[int, int] = (32, 224)
 
 
