@@ -28,17 +28,21 @@ _SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
 
 
 @click.command()
-@click.option(
-    "--from", "origin", type=click.Choice(["silicon", "tables"]), required=True, help="Where times come from."
-)
-@click.option("--hardware", required=True, help="Profile of the GPU that was measured.")
+@click.option("--from", "origin", type=click.Choice(["silicon", "tables", "record"]), help="Where times come from.")
+@click.option("--gpu", "on_gpu", is_flag=True, help="Measure this machine's GPU, and write a profile of it to --out.")
+@click.option("--quick", is_flag=True, help="With --gpu: fewer sizes, under five minutes of a large GPU.")
+@click.option("--budget", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="With --gpu: seconds.")
+@click.option("--hardware", help="Profile of the GPU that was measured; --gpu and record know it from the driver.")
 @click.option("--stack", default="vllm", show_default=True, help="Software stack to fit, or `all`.")
 @click.argument("paths", nargs=-1, type=_PATH)
 @click.option("--out", type=_PATH, help="Where to write the block  [default: out/calibration-HARDWARE.yaml]")
 @click.option("--cross-validate/--no-cross-validate", default=True, help="Also score on points and shapes left out.")
 def calibrate(
-    origin: str,
-    hardware: str,
+    origin: str | None,
+    on_gpu: bool,
+    quick: bool,
+    budget: float,
+    hardware: str | None,
     stack: str,
     paths: tuple[Path, ...],
     out: Path | None,
@@ -48,8 +52,15 @@ def calibrate(
 
     `--from silicon` reads the public database of the PyPI package aiconfigurator-core, or of the folder PATHS;
     `--from tables` reads the CSV tables PATHS, your own say. Classes and stacks that are not fitted keep the constants
-    of the shipped profile.
+    of the shipped profile. `--gpu` measures here, into OUT.measurements.jsonl; a run that was cut short goes on with
+    it. It writes a whole profile, and a report beside it; `--from record` does the same with what `roofserve measure`
+    brought from another machine.
     """
+    if on_gpu or origin == "record":
+        _from_record(None if on_gpu else paths, out, hardware, quick, budget)
+        return
+    if origin is None or hardware is None:
+        raise click.UsageError("needs --gpu, or --from with --hardware")
     gpu = load_gpu(find("hardware", hardware))
     tables = silicon_tables(gpu.name, paths[0] if paths else database()) if origin == "silicon" else _own(paths)
     shipped = _shipped(gpu)
@@ -59,6 +70,22 @@ def calibrate(
     write_block(calibration_block(entries.items()), gpu.name, path, _SILICON if origin == "silicon" else PUBLIC_TABLES)
     _show(fits, shipped)
     click.echo(f"wrote {path}")
+
+
+def _from_record(
+    paths: Sequence[Path] | None, out: Path | None, hardware: str | None, quick: bool, budget: float
+) -> None:
+    """Measure, unless there are records to read, and write profile and report."""
+    from sim.cli.calibrate_own import measure_here, write_own
+
+    path = out or Path("out") / "my-gpu.yaml"
+    records = [measure_here(path, quick, budget)] if paths is None else list(paths)
+    if not records:
+        raise ConfigError("needs the record to read", key="--from", value="record")
+    fits, shipped, written = write_own(records, path, hardware)
+    _show(fits, shipped)
+    for file in written:
+        click.echo(f"wrote {file}")
 
 
 def _own(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
