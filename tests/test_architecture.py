@@ -31,7 +31,7 @@ LEVELS = (
     ("metrics",),
     ("presets",),
     ("scenario",),
-    ("kv_settings",),
+    ("kv_settings", "trust"),
     ("engine_settings", "written_workload", "model_formats", "pools"),
     ("gpu_resources",),
     ("policies",),

@@ -32,8 +32,8 @@ _METRICS = {
                  "tpot_p99", "itl_mean")
 }  # fmt: skip
 _INPUT_SIGMA, _OUTPUT_SIGMA = 1.3, 1.4
-"""Spread of the logarithm of ShareGPT's prompt and answer lengths; that of the answers by the measured p99 of TPOT, which
-belongs to the shortest ones."""
+"""Spread of the logarithm of ShareGPT's prompt and answer lengths; that of the answers by the measured p99 of TPOT,
+which belongs to the shortest ones."""
 _LONGEST_PROMPT, _LONGEST_ANSWER = 1024, 1000
 """`vllm bench serve` leaves out longer prompts, and pairs of more than 2048 tokens (vllm/benchmarks/datasets.py)."""
 
