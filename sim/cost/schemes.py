@@ -11,6 +11,8 @@ def gemm_scheme(form: MatmulFormat) -> str:
         return "fp8_block" if "block" in form.name else "fp8"
     if form.compute == "int8":
         return "w8a8_int8"
+    if form.compute == "fp4":
+        return "w4a4"  # measured nowhere yet
     if form.weight_bytes >= 2.0:
         return "bf16"
     if form.name.startswith("mxfp4"):

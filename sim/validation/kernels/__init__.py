@@ -1,0 +1,1 @@
+"""Real kernels: library calls where torch has them, Triton where it has not. Needs the `[gpu]` extra."""
