@@ -11,8 +11,9 @@ import numpy as np
 from fidelity_causes import cause
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
-from sim.report.style import COLOURS, axes_of, house_style, new_figure, png_bytes
+from sim.report.style import COLOURS, axes_of, house_style, new_figure, png_bytes, settle
 from sim.trust import METRICS
 from sim.validation.serving.case import WHOLE_RUN
 from sim.validation.serving.envelope import coverage, envelope_of, points, save
@@ -137,15 +138,41 @@ def _figure(table: str, lines: Sequence[Scored]) -> bytes:
     panels = [
         (title, found) for title, names in _PANELS for found in [[x for x in chosen if x.metric in names]] if found
     ]
-    engines = sorted(
-        {line.case.labels["engine"].split(" ")[0].lower() + " " + line.case.labels["class"] for line in chosen}
-    )
+    series = sorted({_series(line) for line in chosen})
     with house_style():
-        figure = new_figure(3.4 if len(panels) > 1 else 4.2)
-        for axes, (title, found) in zip(axes_of(figure, 1, len(panels)), panels, strict=True):
-            _scatter(axes, title, found, engines)
-        figure.axes[0].legend(fontsize=6.5, markerscale=1.4)
+        figure = new_figure(3.3 if len(panels) > 1 else 4.6)
+        for i, (axes, (title, found)) in enumerate(zip(axes_of(figure, 1, len(panels)), panels, strict=True)):
+            _scatter(axes, title, found, series)
+            axes.set_ylabel("" if i else "predicted, model left out")
+        handles = [_marker(i, name) for i, name in enumerate(series)]
+        figure.legend(handles=handles, loc="outside lower center", ncol=4, fontsize=7.5, markerscale=1.8)
+        settle(figure)
         return png_bytes(figure)
+
+
+def _series(line: Scored) -> str:
+    return f"{line.case.labels['engine'].split(' ')[0].lower()} {line.case.labels['class']}"
+
+
+def _marker(i: int, name: str) -> Line2D:
+    colour = COLOURS[_COLOURS[i % len(_COLOURS)]]
+    return Line2D(
+        [], [], ls="", marker=_MARKERS[i % len(_MARKERS)], ms=2.6, alpha=0.6, mew=0.4, color=colour, label=name
+    )
+
+
+def _scatter(axes: Axes, title: str, found: Sequence[Scored], series: Sequence[str]) -> None:
+    for i, name in enumerate(series):
+        own = [x for x in found if _series(x) == name]
+        line = _marker(i, name)
+        line.set_data([x.actual for x in own], [x.predicted for x in own])
+        axes.add_line(line)
+    values = [v for x in found for v in (x.actual, x.predicted)]
+    low, high = min(values) / 1.3, max(values) * 1.3
+    axes.plot([low, high], [low, high], "k-", lw=0.8)
+    axes.fill_between([low, high], [low / 1.2, high / 1.2], [low * 1.2, high * 1.2], color="k", alpha=0.08, lw=0)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured", title=title)
+    axes.set_aspect("equal")
 
 
 _PANELS = (
@@ -154,26 +181,3 @@ _PANELS = (
     ("output tokens/s", ("out_tok_s", "out_tok_s_gpu_derived")),
 )
 _MARKERS = "osD^vPX*"
-
-
-def _scatter(axes: Axes, title: str, found: Sequence[Scored], engines: Sequence[str]) -> None:
-    for i, engine in enumerate(engines):
-        own = [
-            x for x in found if x.case.labels["engine"].split(" ")[0].lower() + " " + x.case.labels["class"] == engine
-        ]
-        axes.plot([x.actual for x in own], [x.predicted for x in own], _MARKERS[i % len(_MARKERS)], ms=2.4, alpha=0.6, mew=0,
-                  color=COLOURS[_COLOURS[i % len(_COLOURS)]], label=engine)  # fmt: skip
-    values = [v for x in found for v in (x.actual, x.predicted)]
-    low, high = min(values) / 1.3, max(values) * 1.3
-    axes.plot([low, high], [low, high], "k-", lw=0.8)
-    axes.fill_between([low, high], [low / 1.2, high / 1.2], [low * 1.2, high * 1.2], color="k", alpha=0.08, lw=0)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlim=(low, high),
-        ylim=(low, high),
-        xlabel="measured",
-        ylabel="predicted, model left out",
-        title=title,
-    )
-    axes.set_aspect("equal")

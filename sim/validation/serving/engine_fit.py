@@ -31,8 +31,12 @@ HOST_LIMITS = {
 }
 KERNEL_SPREAD = 0.12
 """How far the kernels of another version or library are believed to be from the measured ones, as a logarithm."""
-HOST_SPREAD = 1.0
-"""How far one's own host is believed to be from the preset's, as a share."""
+_TYPICAL = {"step_s": 5e-4, "sequence_s": 1e-5, "token_s": 3e-6, "request_s": 1e-2, "prompt_token_s": 8e-6}
+"""What a host takes for all that is known before any run: orders of magnitude, for what the runs say nothing of."""
+HOST_SPREAD = 2.0
+"""How far from these a host is believed to be, as a share."""
+OWN_SERVER = 3.0
+"""How much farther one's own server may be from its preset than an engine's kernels from the measured ones."""
 _OUTLIER = 0.07
 """Errors beyond this count by their size, not by their square."""
 _EFFECTIVE = 12.0
@@ -60,10 +64,15 @@ def targets(pairs: Sequence[tuple[Case, Predicted]], preset: EnginePreset) -> li
     for case, predicted in pairs:
         if predicted.problem or case.doubt or case.overloaded:
             continue
+        paced = case.traffic is not None and case.traffic.client == "trace"  # then clients set the duration
         for part, values, shares in zip(case.parts, predicted.parts, predicted.shares, strict=True):
             for metric, value in values.items():
                 term = TERMS.get(metric, "")
-                if term in shares and not (case.doubted_metrics and metric.startswith(case.doubted_metrics)):
+                if (
+                    term in shares
+                    and not (paced and term == "duration")
+                    and not (case.doubted_metrics and metric.startswith(case.doubted_metrics))
+                ):
                     found.append(_target(case, predicted, preset, term, shares[term], value / part.measured[metric]))
     return found
 
@@ -118,7 +127,7 @@ class Problem:
     def solve(self, keep: Floats | None = None, spread: float = KERNEL_SPREAD, *, near_start: bool = False) -> Floats:
         """The values that fit the targets best (those of a mask), with kernels near the measured ones.
 
-        `near_start` also keeps host times near where they start, as far as the targets allow.
+        Host times stay near typical ones, or with `near_start` near where they start, as far as the targets allow.
         """
         mask = np.ones(len(self.seconds), bool) if keep is None else np.asarray(keep, bool)
         host = np.array([_limit(name) is not None for name in self.names])
@@ -129,11 +138,15 @@ class Problem:
 
         def residuals(values: Floats) -> Floats:
             data = weights * np.log(np.maximum(matrix @ values + constant, 1e-9) / seconds)
-            prior = np.log(np.where(host, 1.0, values * self.known)) * (_OUTLIER / spread)
-            moved = (values - start)[host] / np.maximum(start[host], 0.01 * high[host])
-            return np.concatenate([data, prior, moved * (_OUTLIER * near_start / HOST_SPREAD)])
+            prior = np.log(np.where(host, 1.0, values * known)) * (_OUTLIER / spread)
+            moved = (values - expected)[host] / expected[host]
+            return np.concatenate([data, prior, moved * (_OUTLIER / host_spread)])
 
         start = np.clip(self.start, low + 1e-9, high)
+        typical = np.array([_TYPICAL.get(name.rpartition(".")[2], 1.0) for name in self.names])
+        expected = np.maximum(start, 0.1 * typical) if near_start else typical
+        known = np.ones_like(start) if near_start else self.known
+        spread, host_spread = (one * (OWN_SERVER if near_start else 1.0) for one in (KERNEL_SPREAD, HOST_SPREAD))
         found = least_squares(
             residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_OUTLIER, x_scale=(high - low) / 10
         )

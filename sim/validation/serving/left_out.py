@@ -66,7 +66,15 @@ def with_values(preset: EnginePreset, values: Mapping[str, float]) -> EnginePres
 
 def save_preset(preset: EnginePreset, path: Path) -> None:
     """A preset as a file that `engine.preset` may name."""
-    path.write_text(yaml.safe_dump(preset.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    data = _rounded(preset.model_dump(mode="json", exclude_none=True))
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    """Four significant digits: more than a fit knows."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True)
