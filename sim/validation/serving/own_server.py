@@ -54,7 +54,12 @@ def own_case(where: str, scenario: str, overrides: Mapping[str, Any]) -> Case:
     ConfigError for a file that cannot be read or says too little.
     """
     path = Path(where)
-    traffic, values = _from_csv(path) if path.suffix == ".csv" else _from_results(read_run(where), path)
+    if path.suffix == ".csv":
+        traffic, values = _from_csv(path)
+    else:
+        run = read_run(where)
+        path = run.path  # of the file itself where one of several runs was chosen
+        traffic, values = _from_results(run)
     loaded = load_scenario(scenario, overrides)
     labels = {"model": loaded.scenario.model, "gpu": loaded.scenario.hardware, "engine": loaded.scenario.engine.preset}
     data = {key: value for key, value in loaded.document.data.items() if key != "workload"}
@@ -90,13 +95,13 @@ def _parameters(preset: EnginePreset) -> Values:
     return {name: host[name[5:]] if name.startswith("host.") else factors.get(name, 1.0) for name in PARAMETERS}
 
 
-def _from_results(run: MeasuredRun, path: Path) -> tuple[Traffic, dict[str, float]]:
+def _from_results(run: MeasuredRun) -> tuple[Traffic, dict[str, float]]:
     metrics, meta = run.metrics, run.meta
     values = {ours: metrics[theirs] for theirs, ours in _METRICS.items() if metrics.get(theirs, 0) > 0}
     count = int(metrics.get("completed") or meta.get("num_prompts") or _DEFAULT_REQUESTS)
     totals = [metrics.get(name) for name in ("total_input_tokens", "total_output_tokens")]
     if None in totals:
-        raise ConfigError("does not say how many tokens went in and out", file=path)
+        raise ConfigError("does not say how many tokens went in and out", file=run.path)
     prompt, answer = (float(total or 0) / count for total in totals)
     lengths = same(prompt, count), same(answer, count)
     rate, clients = meta.get("request_rate"), meta.get("max_concurrency")
