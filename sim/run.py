@@ -22,7 +22,7 @@ from sim.results import RunResult
 from sim.scenario import LoadedScenario
 from sim.setup import Setup
 from sim.step import NO_LIMIT
-from sim.trust import LABELS, cell_of
+from sim.trust import LABELS, Cell, cell_of
 from sim.units import to_ps, to_s
 
 _VERSIONED = ("roofserve", "simpy", "numpy", "scipy")
@@ -135,12 +135,19 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
 
 def _trust(setup: Setup, workload: Mapping[str, Any]) -> dict[str, Any]:
     """What the kernels rest on; better where servers like this one were measured, then with the errors found there."""
-    pools, engine = setup.pools, setup.engine
-    label = max((pool.kernels.trust for pool in pools), key=LABELS.index)
+    found = runs_like(setup, workload)
+    if found is not None:
+        return {"trust": LABELS[0], "envelope": found.model_dump(mode="json")}
+    return {"trust": max((pool.kernels.trust for pool in setup.pools), key=LABELS.index)}
+
+
+def runs_like(setup: Setup, workload: Mapping[str, Any]) -> Cell | None:
+    """What is known of the errors of runs like this one: same engine with its own scheduler, class, GPU and traffic."""
+    engine = setup.engine
     found = cell_of(setup.architecture, setup.gpu.name, engine.preset, workload)
-    if found is None or len(pools) > 1 or engine.scheduler["kind"] != load_preset(engine.preset).scheduler.kind:
-        return {"trust": label}
-    return {"trust": LABELS[0], "envelope": found.model_dump(mode="json")}
+    if found is None or len(setup.pools) > 1:
+        return None
+    return found if engine.scheduler["kind"] == load_preset(engine.preset).scheduler.kind else None
 
 
 def _pools(setup: Setup) -> dict[str, Any]:
