@@ -55,18 +55,25 @@ def passes_of(forward: ForwardPass, host: HostWork | None = None) -> RooflineSte
 
 
 def at_least(times: StepTimes, floor_ps: int) -> StepTimes:
-    """The same steps, none shorter than `floor_ps`. Durations never fall within a piece, so it is cut at most once."""
+    """The same steps, none shorter than `floor_ps`. A piece rises or falls through the floor once at most."""
     pieces: list[Piece] = []
     done = total = 0
     for _, _, first, slope, steps in times.pieces:
-        short = 0
-        if first < floor_ps:
-            short = steps if not slope else min(steps, -((first - floor_ps) // slope))
-            pieces.append((done, total, floor_ps, 0, short))
-            total, done = total + short * floor_ps, done + short
-        rest = steps - short
-        if rest:
-            first += short * slope
-            pieces.append((done, total, first, slope, rest))
-            total, done = total + rest * first + slope * (rest * (rest - 1) >> 1), done + rest
+        for duration, growth, count in _parts(first, slope, steps, floor_ps):
+            pieces.append((done, total, duration, growth, count))
+            done, total = done + count, total + count * duration + growth * (count * (count - 1) >> 1)
     return StepTimes(done, total, pieces)
+
+
+def _parts(first: int, slope: int, steps: int, floor: int) -> list[tuple[int, int, int]]:
+    """A piece as (first duration, slope, steps) below and above the floor, in their order."""
+    last = first + slope * (steps - 1)
+    if first >= floor and last >= floor:
+        return [(first, slope, steps)]
+    if first < floor and last < floor:
+        return [(floor, 0, steps)]
+    if slope > 0:
+        short = -((first - floor) // slope)  # steps until the floor is reached
+        return [(floor, 0, short), (first + short * slope, slope, steps - short)]
+    long = (first - floor) // -slope + 1  # steps that do not fall below it
+    return [(first, slope, long), (floor, 0, steps - long)]
