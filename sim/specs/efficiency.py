@@ -13,10 +13,15 @@ Seconds = Annotated[float, BeforeValidator(lambda raw: quantity(raw, SECONDS)), 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
+def _none_required(schema: dict[str, Any]) -> None:
+    """A profile writes the constants that differ (`_keep_unwritten_defaults`), and its editor should know."""
+    schema.pop("required", None)
+
+
 class OpEfficiency(BaseModel):
     """What one operator class reaches: `seconds = floor + max(flops / (peak x f), bytes / (bandwidth x g))`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_none_required)
 
     launch_floor_s: Seconds = Field(description="shortest time of one operator inside a CUDA graph, such as '3 us'")
     tensor_fraction: Fraction = Field(description="share of the dense tensor peak that a large operator reaches")
@@ -26,7 +31,7 @@ class OpEfficiency(BaseModel):
 class LinkEfficiency(BaseModel):
     """What a collective reaches of the link it runs over."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_none_required)
 
     launch_floor_s: Seconds = Field(description="time of a collective that carries next to nothing")
     link_fraction: Fraction = Field(description="share of the one-way link rate that a large collective reaches")
