@@ -55,7 +55,7 @@ class CalibratedKernels:
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Y[m,n] = X[m,k] W[k,n], weights from HBM."""
-        if form.unpacking is not None and not self._was_measured(gemm_scheme(form)):
+        if form.unpacking is not None and not self.measured(form):
             return self._unpacked(m, k, n, form)
         entry = self._find("gemm", gemm_scheme(form))
         if entry is None:
@@ -69,8 +69,9 @@ class CalibratedKernels:
             cost = cost._replace(seconds=cost.seconds + self.elementwise(m * k * form.quantising_bytes).seconds)
         return cost
 
-    def _was_measured(self, scheme: str) -> bool:
-        """Whether this engine's own kernel for the scheme was measured, unpacking included."""
+    def measured(self, form: MatmulFormat) -> bool:
+        """Whether this engine's own kernel for the format was measured, unpacking included."""
+        scheme = gemm_scheme(form)
         return any(key.format == scheme and key.stack == _STACKS.get(self.stack, self.stack)
                    for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
 
@@ -109,7 +110,7 @@ class CalibratedKernels:
 
         A cache in a format that was not measured is read as the 16-bit one, with its own bytes and its unpacking.
         """
-        entry = self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
+        entry = self._find("attention_decode", kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
         kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations else _kernel(entry)
@@ -174,6 +175,13 @@ def formats_of(forward: ForwardPass) -> dict[str, str]:
         "elementwise": _ELEMENTWISE,
         "collective": _COLLECTIVE,
     }
+
+
+def is_transferred(kernels: Kernels, form: MatmulFormat) -> bool:
+    """Whether a matrix format is priced from the 16-bit kernel because its own was not measured."""
+    while isinstance(kernels, ScaledKernels):  # by an engine's factors, or in a repetition
+        kernels = kernels.kernels
+    return isinstance(kernels, CalibratedKernels) and form.unpacking is not None and not kernels.measured(form)
 
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:

@@ -22,5 +22,7 @@ def gemm_scheme(form: MatmulFormat) -> str:
 
 def kv_scheme(heads: Heads) -> str:
     """`bf16` or `fp8`, by the cache."""
+    if heads.unpack_operations:  # widened and multiplied in 16 bit
+        return "bf16"
     elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
     return "bf16" if heads.kv_bytes_per_token >= 1.5 * elements else "fp8"
