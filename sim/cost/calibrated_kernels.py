@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.cost.calibration import Calibration, Entry
+from sim.cost.calibration import Calibration, Entry, Key
+from sim.cost.chosen_kernels import ChosenKernels
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
@@ -37,6 +38,7 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16": ("w4a16_mxfp4",),
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
+    "nf4": ("w4a16",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -110,10 +112,13 @@ class CalibratedKernels:
 
         A cache in a format that was not measured is read as the 16-bit one, with its own bytes and its unpacking.
         """
-        entry = self._find("attention_decode", kv_scheme(heads))
+        scheme = kv_scheme(heads)
+        entry = self._find("attention_decode", scheme)
+        widened = heads.unpack_operations > 0.0 and (entry is None or scheme == "bf16")
+        entry = self._find("attention_decode", "bf16") if widened else entry
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
-        kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations else _kernel(entry)
+        kernel = with_cache(_kernel(entry), heads) if widened else _kernel(entry)
         seen = context_tokens + sequences
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
@@ -122,11 +127,13 @@ class CalibratedKernels:
         context_tokens = max(context_tokens + (sequences if outgrown else 0), 1)
         found = decode_terms(sequences, context_tokens, layout, kernel)
         cost = _cost(found, seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences))
-        return unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s)
+        return unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s) if widened else cost
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
         entry = self._find("attention_prefill", kv_scheme(heads))
+        if entry is None and heads.unpack_operations:
+            entry = self._find("attention_prefill", "bf16")
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.prefill_attention(work, heads)
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
@@ -136,7 +143,7 @@ class CalibratedKernels:
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
-        entry = self._find("elementwise", _ELEMENTWISE)
+        entry = self.calibration.entries.get(_own_pass(self.stack)) or self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
@@ -179,14 +186,14 @@ def formats_of(forward: ForwardPass) -> dict[str, str]:
 
 def is_transferred(kernels: Kernels, form: MatmulFormat) -> bool:
     """Whether a matrix format is priced from the 16-bit kernel because its own was not measured."""
-    while isinstance(kernels, ScaledKernels):  # by an engine's factors, or in a repetition
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
         kernels = kernels.kernels
     return isinstance(kernels, CalibratedKernels) and form.unpacking is not None and not kernels.measured(form)
 
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
     """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
         kernels = kernels.kernels
     if not isinstance(kernels, CalibratedKernels):
         return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
@@ -196,7 +203,12 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
-    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
+    return None if operator in _NOT_KERNELS else _OP_CLASSES.get(operator, "gemm")
+
+
+def _own_pass(stack: str) -> Key:
+    """The fused pass that is typical of a decoder layer, where the stack itself was measured with one."""
+    return Key("elementwise", "add_rms_norm", stack)
 
 
 def _kernel(entry: Entry) -> Any:
@@ -207,13 +219,17 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
+_NOT_KERNELS = ("host", "launches", "logits to host", "sampling on host")
 _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "vision attention": "attention_prefill",
+    "attention shared prefix": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
+            "vision all-reduce",
             "logits gather",
             "query-key norm all-reduce",
             "experts all-gather",
@@ -227,13 +243,21 @@ _OP_CLASSES: Mapping[str, str] = {
             "norm + residual",
             "quantise",
             "dequantise",
+            "vision norm + residual",
+            "vision activation",
             "rotary + cache write",
+            "attention merge",
+            "residual",
+            "norm",
+            "rotary",
+            "cache write",
             "activation",
             "routing",
             "embed",
             "sampling",
             "state update",
             "top-k/top-p filter",
+            "beam selection",
         ),
         "elementwise",
     ),

@@ -17,12 +17,14 @@ def gemm_scheme(form: MatmulFormat) -> str:
         return "bf16"
     if form.name.startswith("mxfp4"):
         return "w4a16_mxfp4"
+    if form.name.startswith("nf4"):
+        return "nf4"
     return "w8a16" if form.weight_bytes > 0.75 else "w4a16"
 
 
 def kv_scheme(heads: Heads) -> str:
-    """`bf16` or `fp8`, by the cache."""
-    if heads.unpack_operations:  # widened and multiplied in 16 bit
-        return "bf16"
-    elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
-    return "bf16" if heads.kv_bytes_per_token >= 1.5 * elements else "fp8"
+    """`bf16`, `fp8` or `int4`, by the cache; one that is widened on the vector units is read as the 16-bit one."""
+    stored_bytes = heads.kv_bytes_per_token / (heads.kv_heads * (heads.query_dim + heads.value_dim))
+    if stored_bytes <= 0.75:
+        return "int4"
+    return "bf16" if stored_bytes >= 1.5 or heads.unpack_operations else "fp8"
