@@ -314,8 +314,8 @@ class ForwardPass:
 
         The queries of those who share a beginning are the rows of one product with its keys (RelayAttention;
         Hydragen): `stored_tokens` are read once, `covered_tokens` is the same for each who sees them.
-        The parts are then rescaled and added, as FlashAttention adds its tiles. All beginnings go in one launch; few rows
-        leave SMs idle, so their keys are dealt to several blocks, where `split_kv` is on.
+        The parts are then rescaled and added, as FlashAttention adds its tiles. All beginnings go in one launch; few
+        rows leave SMs idle, so their keys are dealt to several blocks, where `split_kv` is on.
         """
         kernels, lanes, ops = self._kernels, self.layout.lanes, []
         sequences, covered = ceil_div(sequences, lanes), ceil_div(covered_tokens, lanes)
