@@ -17,13 +17,16 @@ class DecodeBatch:
     """
 
     __slots__ = (
-        "_crossings", "_next", "context_tokens", "count", "groups", "local_growth", "local_tokens", "spans", "steps",
+        "_crossings", "_next", "context_tokens", "count", "encodes", "groups", "local_growth", "local_tokens",
+        "spans", "steps",
     )  # fmt: skip
     query_tokens: int = 1
     """New tokens of each member that a step computes."""
 
     def __init__(self, spans: tuple[Span, ...] = (), groups: PrefixGroups | None = None) -> None:
         self.steps = self.count = self.context_tokens = 0
+        self.encodes = False
+        """Whether prompts may hold images, which are encoded in the step of their first token."""
         self.groups = groups
         """What attention reads once for several members, where it can."""
         self.spans = spans

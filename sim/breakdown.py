@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from sim.cost.shape import NOTHING_SHARED, Chunk, RunShape
 from sim.cost.step_timer import StepPricer
+from sim.cost.vision_timer import VisionTimer
 from sim.results import Table
 
 _SAMPLES = 400
 _SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs",
-                  "kv_shared_blocks")  # fmt: skip
+                  "kv_shared_blocks", "first_step_ps")  # fmt: skip
 
 
 def breakdown(timer: StepPricer, steps: Table, block_tokens: int = 0) -> list[dict[str, Any]]:
@@ -43,7 +44,10 @@ def sampled_steps(timer: StepPricer, steps: Table, block_tokens: int = 0) -> Ite
         total_ps = float(ends[-1])
     samples = min(_SAMPLES, len(steps))
     for row, times in _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / max(samples, 1)):
-        yield shape_of(timer, row, block_tokens), total_ps / 1e12 * times / samples
+        shape = shape_of(timer, row, block_tokens)
+        if isinstance(timer, VisionTimer):  # rows count no images: the step's time says how many there were
+            shape.images = timer.images_in(shape, row["first_step_ps"])
+        yield shape, total_ps / 1e12 * times / samples
 
 
 def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:

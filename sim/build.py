@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from sim.cost.roofline import Kernels
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.cost.vision import VisionEncoder
+from sim.cost.vision_timer import VisionTimer
 from sim.drafting import Target
 from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
@@ -21,7 +24,7 @@ from sim.pools import PoolLink, pool_scenario
 from sim.scenario import LoadedScenario
 from sim.setup import Setup
 from sim.specs.architecture import ModelArchitecture
-from sim.specs.hardware import load_gpu
+from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.speculative_settings import resolve_drafting
 from sim.step_pricing import choices_of, timer_of
@@ -92,6 +95,8 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset, beams=beams))
     drafting = resolve_drafting(loaded, engine, target)
     timer = timer_of(engine, target, None if drafting is None else drafting.guesser)
+    if (encoder := _encoder(architecture, written, kernels, gpu, engine)) is not None:
+        timer = VisionTimer(timer, encoder)
     with blamed(("model",), under=("engine",)):
         memory = memory_of(engine, target, preset, drafting)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
@@ -102,7 +107,7 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     check_context(written, engine.max_model_len)
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
-    workload = _traffic(written, scenario.seed, engine.max_model_len)
+    workload = _traffic(written, scenario.seed, engine.max_model_len, architecture)
     notes += window_notes + format_notes(gpu, scheme) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
@@ -110,11 +115,27 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     )  # fmt: skip
 
 
-def _traffic(written: WrittenWorkload, seed: int, max_model_len: int) -> Workload:
+def _encoder(
+    architecture: ModelArchitecture, written: WrittenWorkload, kernels: Kernels, gpu: Gpu, engine: Engine
+) -> VisionEncoder | None:
+    images, tower = written.spec.images, architecture.vision
+    if images is None or tower is None:
+        return None
+    dtype = "bf16" if architecture.dtype == "bfloat16" else "fp16"
+    compute = dtype if gpu.supports(dtype) else gpu.default_dtype
+    return VisionEncoder(tower, (images.width, images.height), kernels, compute, engine.tensor_parallel_size)
+
+
+def _traffic(written: WrittenWorkload, seed: int, max_model_len: int, architecture: ModelArchitecture) -> Workload:
+    images, tower = written.spec.images, architecture.vision
+    if images is not None and tower is None:
+        raise written.document.error((*written.at, "images"), f"{architecture.name} has no vision tower, or none that "
+                                     "is understood (LLaVA, Qwen2-VL, Qwen2.5-VL)")  # fmt: skip
+    tokens = None if images is None or tower is None else tower.tokens(images.width, images.height)
     with written.blamed():
         workload = build_workload(
-            written.spec, seed=seed, max_model_len=max_model_len, beside=written.document.path
-        )  # fmt: skip
+            written.spec, seed=seed, max_model_len=max_model_len, beside=written.document.path, image_tokens=tokens
+        )
         if workload.num_requests == 0:
             raise ConfigError("no request is left to replay", key="trace", value=written.spec.trace)
     return workload
@@ -126,7 +147,7 @@ def with_traffic(setup: Setup, loaded: LoadedScenario) -> Setup:
     Prices of steps that are known already are kept.
     """
     written = written_workload(loaded)
-    workload = _traffic(written, loaded.scenario.seed, setup.engine.max_model_len)
+    workload = _traffic(written, loaded.scenario.seed, setup.engine.max_model_len, setup.architecture)
     decode = setup.decode and replace(setup.decode, written=written, workload=workload)
     return replace(setup, written=written, workload=workload, decode=decode)
 

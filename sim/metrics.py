@@ -58,6 +58,8 @@ def summarise(
     for name, sample in samples.items():
         summary |= _statistics(name, sample)
     summary |= _client(result, completed)
+    queries = (result.facts.get("workload") or {}).get("queries")
+    summary |= {} if queries is None else {"queries": queries}
     summary["num_preemptions"] = int(requests["preemptions"].sum())
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
     summary |= fairness(requests, result.facts)

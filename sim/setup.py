@@ -101,6 +101,7 @@ class Setup:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
         batch, kv = self._batch(), self._allocator()
+        batch.encodes = self.spec.images is not None
         if isinstance(batch, SpeculativeBatch) and isinstance(kv, LookaheadKV):
             kv.progress, kv.query_tokens, max_run = batch.progress_of, batch.query_tokens, 1
         options = options_of(engine.scheduler)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.cost.calibration import Calibration, Entry
+from sim.cost.calibration import Calibration, Entry, Key
 from sim.cost.chosen_kernels import ChosenKernels
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
@@ -38,6 +38,8 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16": ("w4a16_mxfp4",),
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
+    "nf4": ("w4a16",),
+    "int4": ("fp8",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -76,8 +78,8 @@ class CalibratedKernels:
                    for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
 
     def _unpacked(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
-        """The 16-bit product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
-        entry = self._find("gemm", "bf16")
+        """The plain product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
+        entry = self._find("gemm", "bf16" if form.compute in ("bf16", "fp16") else gemm_scheme(form))
         if entry is None or form.unpacking is None:
             return self.rest.gemm(m, k, n, form)
         stored, rest = float(n * k * form.weight_bytes), m * k * form.activation_bytes + m * n * 2.0
@@ -136,7 +138,7 @@ class CalibratedKernels:
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
-        entry = self._find("elementwise", _ELEMENTWISE)
+        entry = self.calibration.entries.get(_own_pass(self.stack)) or self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
@@ -192,6 +194,11 @@ def op_class(operator: str) -> str | None:
     return None if operator in _NOT_KERNELS else _OP_CLASSES.get(operator, "gemm")
 
 
+def _own_pass(stack: str) -> Key:
+    """The fused pass that is typical of a decoder layer, where the stack itself was measured with one."""
+    return Key("elementwise", "add_rms_norm", stack)
+
+
 def _kernel(entry: Entry) -> Any:
     return entry.kernel
 
@@ -205,10 +212,12 @@ _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "vision attention": "attention_prefill",
     "attention shared prefix": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
+            "vision all-reduce",
             "logits gather",
             "query-key norm all-reduce",
             "experts all-gather",
@@ -222,6 +231,8 @@ _OP_CLASSES: Mapping[str, str] = {
             "norm + residual",
             "quantise",
             "dequantise",
+            "vision norm + residual",
+            "vision activation",
             "rotary + cache write",
             "attention merge",
             "residual",

@@ -47,7 +47,7 @@ class RunShape:
     One object per replica, refilled for every plan: the hot path makes no new ones.
     """
 
-    __slots__ = ("chunks", "context_tokens", "decodes", "local_growth", "local_tokens", "shared")
+    __slots__ = ("chunks", "context_tokens", "decodes", "images", "local_growth", "local_tokens", "shared")
 
     def __init__(
         self,
@@ -70,6 +70,9 @@ class RunShape:
         """By how much each of these sums grows per step: the sequences that have not filled the span."""
         self.shared = shared
         """Of the context: tokens in prefixes that several sequences see, stored once and counted for each of them."""
+
+        self.images = 0
+        """Images that are encoded in a step with chunks, before them."""
 
     @property
     def new_tokens(self) -> int:

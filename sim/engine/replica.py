@@ -18,7 +18,7 @@ from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.kv.host_pool import HostPool
 from sim.predictors import LengthPredictor
-from sim.request import NO_REASON, RUNNING, Reason, Request
+from sim.request import NO_REASON, RUNNING, Reason, Request, images_begun
 from sim.schedulers.base import Scheduler
 from sim.sequences import sequences_of
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
@@ -284,6 +284,8 @@ class Replica(Transfers):
         """Set the shape to the plan's first step; return for how many steps nothing can change."""
         shape, batch, limit = self._shape, self._batch, plan.max_steps
         shape.chunks = [(request.computed_tokens, tokens) for request, tokens in plan.chunks] if plan.chunks else ()
+        if batch.encodes:
+            shape.images = images_begun(plan.chunks)
         if not plan.decodes:
             shape.decodes = shape.context_tokens = 0
             return 1
