@@ -56,11 +56,11 @@ def test_cutting_a_run_changes_nothing() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 100), st.integers(0, 5), st.integers(1, 20)), min_size=1, max_size=4),
-    st.integers(0, 150),
+    st.lists(st.tuples(st.integers(101, 200), st.integers(-5, 5), st.integers(1, 20)), min_size=1, max_size=4),
+    st.integers(0, 300),
 )
 def test_no_step_is_shorter_than_the_floor(rows: list[tuple[int, int, int]], floor: int) -> None:
-    """Every step lasts as before, or as long as the floor."""
+    """Every step lasts as before, or as long as the floor, whether the steps of a piece grow longer or shorter."""
     pieces, done, total = [], 0, 0
     for first, slope, steps in rows:
         pieces.append((done, total, first, slope, steps))
