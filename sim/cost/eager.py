@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from sim.cost.ops import ForwardPass, OpCost
 from sim.cost.roofline import Cost
 from sim.cost.shape import RunShape
@@ -57,25 +55,25 @@ def passes_of(forward: ForwardPass, host: HostWork | None = None) -> RooflineSte
 
 
 def at_least(times: StepTimes, floor_ps: int) -> StepTimes:
-    """The same steps, none shorter than `floor_ps`. A piece rises or falls, so it is cut at most once."""
+    """The same steps, none shorter than `floor_ps`. A piece rises or falls through the floor once at most."""
     pieces: list[Piece] = []
     done = total = 0
     for _, _, first, slope, steps in times.pieces:
-        for duration, growth, count in _cut(first, slope, steps, floor_ps):
+        for duration, growth, count in _parts(first, slope, steps, floor_ps):
             pieces.append((done, total, duration, growth, count))
-            total, done = total + count * duration + growth * (count * (count - 1) >> 1), done + count
+            done, total = done + count, total + count * duration + growth * (count * (count - 1) >> 1)
     return StepTimes(done, total, pieces)
 
 
-def _cut(first: int, slope: int, steps: int, floor_ps: int) -> Iterator[tuple[int, int, int]]:
-    """A piece as (duration, slope, steps): those at the floor, and before or behind them those above it.
-
-    Durations fall where more context lets a kernel deal its work better.
-    """
-    if slope < 0:
-        above = min(steps, (first - floor_ps) // -slope + 1) if first >= floor_ps else 0
-        parts = [(first, slope, above), (floor_ps, 0, steps - above)]
-    else:
-        short = 0 if first >= floor_ps else min(steps, -((first - floor_ps) // slope)) if slope else steps
-        parts = [(floor_ps, 0, short), (first + short * slope, slope, steps - short)]
-    yield from (part for part in parts if part[2])
+def _parts(first: int, slope: int, steps: int, floor: int) -> list[tuple[int, int, int]]:
+    """A piece as (first duration, slope, steps) below and above the floor, in their order."""
+    last = first + slope * (steps - 1)
+    if first >= floor and last >= floor:
+        return [(first, slope, steps)]
+    if first < floor and last < floor:
+        return [(floor, 0, steps)]
+    if slope > 0:
+        short = -((first - floor) // slope)  # steps until the floor is reached
+        return [(floor, 0, short), (first + short * slope, slope, steps - short)]
+    long = (first - floor) // -slope + 1  # steps that do not fall below it
+    return [(first, slope, long), (floor, 0, steps - long)]

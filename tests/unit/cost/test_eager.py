@@ -69,3 +69,9 @@ def test_no_step_is_shorter_than_the_floor(rows: list[tuple[int, int, int]], flo
     expected = [max(floor, first + slope * i) for first, slope, steps in rows for i in range(steps)]
     ends = [found.end_of(i) for i in range(done + 1)]
     assert [b - a for a, b in pairwise(ends)] == expected
+
+
+def test_a_fitted_kernel_may_get_faster_with_the_context() -> None:
+    """Durations of a piece may fall: 10, 8, 6, 4 with a floor of 7 are 10, 8, 7, 7."""
+    found = at_least(StepTimes(4, 28, [(0, 0, 10, -2, 4)]), 7)
+    assert [b - a for a, b in pairwise(found.end_of(i) for i in range(5))] == [10, 8, 7, 7]
