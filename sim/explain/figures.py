@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from sim.explain.changes import Tried
 from sim.explain.operators import PHASES, Operators, Roofs, Work, totals
@@ -154,6 +154,7 @@ def _latency_parts(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 left = left + widths
             axes.set_title(title)
             axes.set_xlabel("ms")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.invert_yaxis()
             axes.grid(visible=False, axis="y")
         panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=6, borderaxespad=0, columnspacing=1.2)

@@ -130,9 +130,15 @@ class Waterfall:
         alone = [step.as_dict() | {"share_of_best": step.served.requests_per_s / best if best else None}
                  for step in self.without]  # fmt: skip
         return {
-            "scenario": self.scenario, "objectives": dict(self.objectives), "objectives_assumed": not self.given_slo,
-            "max_model_len": self.max_model_len, "steps": rows, "without": alone, "skipped": dict(self.skipped),
-        }  # fmt: skip
+            "scenario": self.scenario,
+            "objectives": dict(self.objectives),
+            "objectives_assumed": not self.given_slo,
+            "max_model_len": self.max_model_len,
+            "steady_state": self.steps[-1].served.steady_state,
+            "steps": rows,
+            "without": alone,
+            "skipped": dict(self.skipped),
+        }
 
 
 def waterfall(
