@@ -18,6 +18,10 @@ _CACHE_OPERATIONS = {"fp8": 2.25, "int8": 1.5, "int4": 1.75, "int2": 2.0, "fp4":
 """Per cached element, as for weights in registers, scaling included (from memory)."""
 
 
+_PASS_PAYS_ROWS = 256
+"""From here on vLLM writes AWQ's weights out before a plain product (awq.py), as it is cheaper than unpacking again."""
+
+
 def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
     """How matrices of a role are multiplied on this GPU.
 
@@ -57,9 +61,10 @@ def unpacking_of(scheme: QuantScheme, weights: NumberFormat, compute: str, gpu: 
     kernel = kernel_of(scheme, weights, "16-bit" if sixteen else compute, gpu)
     if kernel is None:
         return None
-    found = kernel.unpacking(weights, compute)
-    if scheme.compute == "16-bit" and scheme.fuse == "none":
-        return found._replace(separate_from=0, pass_operations=found.operations)
+    found = kernel.unpacking(weights, compute, gpu.capability)
+    if scheme.compute == "16-bit":  # the weights are dequantised by an operator, which small batches may fuse away
+        apart = 0 if scheme.fuse == "none" else _PASS_PAYS_ROWS
+        return found._replace(separate_from=min(apart, found.separate_from), pass_operations=found.operations)
     return found
 
 

@@ -96,8 +96,21 @@ def setting(result: RunResult) -> list[Row]:
         ("Engine", _engine(engine)),
         ("Workload", _workload(scenario, facts)),
         ("Trust", f"{trust}: {TRUST[trust]}" if trust in TRUST else trust),
+        ("Runs like this", _envelope(facts.get("envelope"))),
     ]
     return [(label, text) for label, text in rows if text]
+
+
+def _envelope(cell: Any) -> str:
+    """How far runs of the kind were off when their model was left out of the fit; empty where none was measured."""
+    if not isinstance(cell, Mapping):
+        return ""
+    kind = f"{cell['model_class']}, {cell['gpu']}, {cell['engine']}, {cell['traffic']}"
+    errors = [
+        f"{name} {found['median_pct']:.0f} % (nine in ten within {found['p90_pct']:.0f} %)"
+        for name, found in cell["errors"].items()
+    ]
+    return f"{cell['runs']} of {cell['models']} models ({kind}) were off by {', '.join(errors)}"
 
 
 def totals(summary: Mapping[str, Any]) -> list[Row]:
