@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.cost.calibrated_kernels import CalibratedKernels, gemm_scheme, op_class
+from sim.cost.calibration import Calibration, Key
 from sim.cost.calibration_source import find_calibration
+from sim.cost.kernels.attention_decode import DecodeFormat, DecodeKernel
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_prefill import prefill_s
+from sim.cost.kernels.elementwise import ElementwiseKernel, ElementwiseParams
 from sim.cost.kernels.gemm import gemm_s
 from sim.cost.roofline import DatasheetKernels, Experts, Heads, MatmulFormat, PrefillWork
 from sim.specs.hardware import load_gpu
@@ -36,6 +41,7 @@ def kernels() -> CalibratedKernels:
         (MatmulFormat("bf16", 1.0, 2.0, "fp8"), "w8a16"),
         (MatmulFormat("bf16", 0.52, 2.0, "int4-awq"), "w4a16"),
         (MatmulFormat("bf16", 0.53, 2.0, "mxfp4"), "w4a16_mxfp4"),
+        (MatmulFormat("bf16", 0.56, 2.0, "nf4"), "nf4"),
     ],
 )
 def test_formats_find_their_measured_scheme(form: MatmulFormat, scheme: str) -> None:
@@ -50,6 +56,40 @@ def test_a_projection_is_priced_cold(kernels: CalibratedKernels) -> None:
     cost = kernels.gemm(16, 4096, 14336, BF16)
     assert cost.seconds == gemm_s(16, 14336, 4096, entry.kernel)  # type: ignore[arg-type]
     assert cost.bound == "memory" and cost.flops == 2.0 * 16 * 4096 * 14336
+
+
+def test_look_up_tables_cost_what_four_bits_cost_until_they_are_measured(kernels: CalibratedKernels) -> None:
+    """NF4 borrows the constants of integer weights of the same width."""
+    nf4, int4 = (MatmulFormat("bf16", 0.52, 2.0, name) for name in ("nf4", "int4-awq"))
+    assert kernels.gemm(16, 4096, 14336, nf4).seconds == kernels.gemm(16, 4096, 14336, int4).seconds
+
+
+def test_four_bit_kv_is_priced_as_measured_where_it_was(kernels: CalibratedKernels) -> None:
+    """Without measurements it costs what fp8 costs; with them, its own bytes."""
+    narrow = HEADS._replace(kv_bytes_per_token=8 * 256 * 0.53)
+    fp8 = HEADS._replace(kv_bytes_per_token=8 * 256 * 1.0)
+    assert (
+        kernels.decode_attention(64, 64 * 4096, narrow).seconds == kernels.decode_attention(64, 64 * 4096, fp8).seconds
+    )
+    entry = kernels.calibration.find("attention_decode", "fp8")
+    assert entry is not None and isinstance(entry.kernel, DecodeKernel)
+    half = replace(entry, kernel=replace(entry.kernel, format=DecodeFormat(0.53)))
+    measured = {**kernels.calibration.entries, Key("attention_decode", "int4", "roofserve-kernels"): half}
+    own = CalibratedKernels(Calibration(kernels.calibration.chip, measured), kernels.rest)
+    faster = own.decode_attention(64, 64 * 4096, narrow).seconds / kernels.decode_attention(64, 64 * 4096, fp8).seconds
+    assert 0.5 < faster < 0.75
+    assert own.decode_attention(64, 64 * 4096, fp8) == kernels.decode_attention(64, 64 * 4096, fp8)
+
+
+def test_a_stacks_own_pass_goes_before_what_stands_in(kernels: CalibratedKernels) -> None:
+    """A stack measured with its fused norm is priced by it; others do not see it."""
+    entry = kernels.calibration.find("elementwise", "static_fp8_quant")
+    assert entry is not None and isinstance(entry.kernel, ElementwiseKernel)
+    slow = replace(entry, kernel=replace(entry.kernel, params=ElementwiseParams(1e-3)))
+    measured = {**kernels.calibration.entries, Key("elementwise", "add_rms_norm", "roofserve-kernels"): slow}
+    calibration = Calibration(kernels.calibration.chip, measured)
+    assert CalibratedKernels(calibration, kernels.rest, "roofserve-kernels").elementwise(1e6).seconds > 1e-3
+    assert CalibratedKernels(calibration, kernels.rest).elementwise(1e6) == kernels.elementwise(1e6)
 
 
 def test_chunks_of_one_length_cost_what_the_chunks_cost(kernels: CalibratedKernels) -> None:
