@@ -36,6 +36,7 @@ _SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
 @click.option("--stack", default="vllm", show_default=True, help="Software stack to fit, or `all`.")
 @click.argument("paths", nargs=-1, type=_PATH)
 @click.option("--out", type=_PATH, help="Where to write the block  [default: out/calibration-HARDWARE.yaml]")
+@click.option("--report", type=_PATH, help="With --gpu or record: folder of the report  [default: beside OUT]")
 @click.option("--cross-validate/--no-cross-validate", default=True, help="Also score on points and shapes left out.")
 def calibrate(
     origin: str | None,
@@ -46,6 +47,7 @@ def calibrate(
     stack: str,
     paths: tuple[Path, ...],
     out: Path | None,
+    report: Path | None,
     cross_validate: bool,
 ) -> None:
     """Fit kernel constants to measured times and write them as a profile's `calibration:` block.
@@ -57,7 +59,9 @@ def calibrate(
     brought from another machine.
     """
     if on_gpu or origin == "record":
-        _from_record(None if on_gpu else paths, out, hardware, quick, budget)
+        path = out or Path("out") / "my-gpu.yaml"
+        records = [_measure_here(path, quick, budget)] if on_gpu else list(paths)
+        _from_record(records, path, hardware, report)
         return
     if origin is None or hardware is None:
         raise click.UsageError("needs --gpu, or --from with --hardware")
@@ -72,17 +76,19 @@ def calibrate(
     click.echo(f"wrote {path}")
 
 
-def _from_record(
-    paths: Sequence[Path] | None, out: Path | None, hardware: str | None, quick: bool, budget: float
-) -> None:
-    """Measure, unless there are records to read, and write profile and report."""
-    from sim.cli.calibrate_own import measure_here, write_own
+def _measure_here(out: Path, quick: bool, budget: float) -> Path:
+    from sim.cli.calibrate_own import measure_here
 
-    path = out or Path("out") / "my-gpu.yaml"
-    records = [measure_here(path, quick, budget)] if paths is None else list(paths)
+    return measure_here(out, quick, budget)
+
+
+def _from_record(records: Sequence[Path], out: Path, hardware: str | None, report: Path | None) -> None:
+    """Write profile and report of what was measured."""
+    from sim.cli.calibrate_own import write_own
+
     if not records:
         raise ConfigError("needs the record to read", key="--from", value="record")
-    fits, shipped, written = write_own(records, path, hardware)
+    fits, shipped, written = write_own(records, out, hardware, report)
     _show(fits, shipped)
     for file in written:
         click.echo(f"wrote {file}")

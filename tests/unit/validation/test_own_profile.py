@@ -30,7 +30,7 @@ from sim.validation.families.swap import SwapFamily
 from sim.validation.kernel_report import price_tables
 from sim.validation.measure.problems import Problem, calibration_problems
 from sim.validation.measure.record import STACK, Measurement, Record, from_seconds, tables
-from sim.validation.own_profile import facts_of
+from sim.validation.own_profile import base_gpu, facts_of, write_profile
 from sim.validation.tables import read_tables
 
 H200 = {"gpu_name": "NVIDIA H200", "torch": "2.13.0"}
@@ -122,6 +122,14 @@ def test_the_profile_keeps_the_facts_and_other_stacks(written: tuple[Path, list[
     assert set(entries) == set(others) | set(TRUTH)
     assert entries[Key("gemm", "bf16", "vllm")].kernel.params == others[Key("gemm", "bf16", "vllm")].kernel.params
     assert "NVIDIA H200" in written[0].read_text()
+
+
+def test_a_profile_may_be_calibrated_again(written: tuple[Path, list[Path]]) -> None:
+    """Written over itself, a profile has one head, one name and one calibration still, and the same facts."""
+    out, text = written[0], written[0].read_text()
+    gpu, kept = base_gpu(H200, {}, "mine", str(out), out.parent)
+    write_profile(out, kept, own_calibration(gpu).entries, H200)  # type: ignore[union-attr]
+    assert out.read_text() == text
 
 
 def test_the_report_shows_what_was_measured(written: tuple[Path, list[Path]]) -> None:
