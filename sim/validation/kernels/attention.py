@@ -1,10 +1,11 @@
 """Paged attention in Triton: decode, decode behind a shared prefix, and prompt chunks behind a cached prefix.
 
-One kernel does all three, and for all head layouts: numbers of heads are arguments, so that little is compiled. It attends *units* of query tokens to one list of KV blocks each: a unit is a decoding
-sequence (one token), the members of a group that share a prefix (one token each, as the rows of one matrix product), or
-a prompt chunk (causal). Query heads of one KV head are rows of the same tile. A context may be split over several
-programs, whose parts a second kernel merges by their log-sum-exp (Dao et al., "Flash-Decoding for long-context
-inference", 2023; merging a shared prefix with own suffixes: Juravsky et al., "Hydragen", arXiv 2402.05099).
+One kernel does all three, for all head layouts (numbers of heads are arguments, so that little is compiled). It attends
+*units* of query tokens to one list of KV blocks each: a unit is a decoding sequence (one token), the members of a group
+that share a prefix (one token each, as the rows of one matrix product), or a prompt chunk (causal). Query heads of one
+KV head are rows of the same tile. A context may be split over several programs, whose parts a second kernel merges by
+their log-sum-exp (Dao et al., "Flash-Decoding for long-context inference", 2023; merging a shared prefix
+with own suffixes: Juravsky et al., "Hydragen", arXiv 2402.05099).
 """
 
 from __future__ import annotations
@@ -265,7 +266,8 @@ def _launch(
         query, cache.keys, cache.values, cache.key_scales, cache.value_scales, units.tables, units.starts,
         units.contexts, out, log_sums, scale, query.stride(0), units.tables.shape[1], row_tiles, splits, first,
         1 if parts is None else parts.outputs.shape[2], cache.kv_heads, group,
-        HALF=cache.head_dim // 2, BLOCK_TOKENS=cache.block_tokens, ROWS=rows, COLUMNS=KV_TILE, CAUSAL=causal, PACKED=cache.format.packed, SCALED=cache.format.scaled,
+        HALF=cache.head_dim // 2, BLOCK_TOKENS=cache.block_tokens, ROWS=rows, COLUMNS=KV_TILE,
+        CAUSAL=causal, PACKED=cache.format.packed, SCALED=cache.format.scaled,
         DIRECT=parts is None, PAGED=paged, num_warps=8 if rows >= _CHUNK_ROWS else 4,
         num_stages=2 if rows >= _GROUPED_ROWS else 3,
     )  # fmt: skip
