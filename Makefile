@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test test-kernels lint bench picture mutants clean
+.PHONY: run test test-kernels test-ray lint bench picture mutants fuzz clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
+
+test-ray: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
+	$(BIN)/python -m pytest tests/cluster
 
 # GPU kernels in Triton's interpreter on the CPU: torch is large, so it has an environment of its own.
 test-kernels: .venv-kernels/.installed
@@ -42,3 +46,8 @@ picture: $(INSTALLED)
 
 mutants: $(INSTALLED)
 	$(BIN)/python tests/mutants/run.py
+
+# Files that are wrong in every way, handed to everything that reads files.
+FUZZ_CASES ?= 200000
+fuzz: $(INSTALLED)
+	cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz.run --cases $(FUZZ_CASES)

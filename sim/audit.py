@@ -1,39 +1,59 @@
-"""Conservation laws, checked on the tables of every run before anybody sees a number."""
+"""Conservation laws, checked on the books of every run before anybody sees a number."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
 from sim.errors import InvariantError
 from sim.request import State
-from sim.results import RunResult, Table
+from sim.results import Column, RunResult, Table
+from sim.units import to_s
 
 _REQUEST_COLUMNS = (
-    "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "state", "output_tokens",
+    "request_id", "arrival_ps", "scheduled_ps", "first_token_ps", "finish_ps", "state", "output_tokens",
 )  # fmt: skip
 _STEP_COLUMNS = ("replica", "start_ps", "steps", "first_step_ps", "slope_ps", "kv_blocks")
 
 
-def audit(result: RunResult, submitted: int) -> None:
-    """Raise InvariantError unless the books balance.
+class Ended(Protocol):
+    """A replica after its last request."""
+
+    index: int
+    outstanding: int
+
+    def used_blocks(self) -> int:
+        """KV blocks that somebody still holds."""
+        ...
+
+
+def audit(result: RunResult, submitted: int, replicas: Iterable[Ended] = ()) -> None:
+    """Raise InvariantError, saying which law was broken where and when, unless the books balance.
 
     Every request that was submitted ended exactly once; times are in causal order; a replica does one thing at a
     time; every token a client received was emitted by a step; completed requests are whole; what was swapped out came
-    back or was dropped.
+    back or was dropped; no replica holds requests or blocks when all has ended.
     """
     requests = result.requests
     _demand(len(requests) == submitted, f"{submitted} requests were submitted but {len(requests)} ended")
     ids = np.sort(requests["request_id"])
-    _demand(not np.any(ids[1:] == ids[:-1]), "a request ended twice")
+    twice = ids[1:] == ids[:-1]
+    _demand(not twice.any(), f"request {ids[1:][twice][0] if twice.any() else ''} ended twice")
     received = sum(_audit_requests(batch) for batch in requests.batches(_REQUEST_COLUMNS))
     segments = result.segments.batches(["first_step", "last_step"])
     emitted = sum(int((batch["last_step"] - batch["first_step"] + 1).sum()) for batch in segments)
-    _demand(received == emitted, "clients received other tokens than steps emitted")
+    _demand(received == emitted, f"clients received {received} tokens but steps emitted {emitted}")
     _audit_steps(result.steps)
     swap = result.facts.get("swap")
     if swap:
         ways = swap["swapped_in_bytes"] + swap["dropped_bytes"] + swap["held_bytes"]
         _demand(swap["swapped_out_bytes"] == ways, "bytes that were swapped out are nowhere")
+    for replica in replicas:
+        _demand(replica.outstanding == 0, f"replica {replica.index} holds {replica.outstanding} requests after the end")
+        blocks = replica.used_blocks()
+        _demand(blocks == 0, f"replica {replica.index} holds {blocks} KV blocks after the end")
 
 
 def _audit_requests(requests: Table) -> int:
@@ -41,29 +61,39 @@ def _audit_requests(requests: Table) -> int:
     first, finish = requests["first_token_ps"], requests["finish_ps"]
     scheduled, arrival = requests["scheduled_ps"], requests["arrival_ps"]
     ran, spoke = scheduled >= 0, first >= 0
-    _demand(bool(np.all(finish >= arrival)), "a request ended before it arrived")
-    _demand(bool(np.all(scheduled[ran] >= arrival[ran])), "a request was scheduled before it arrived")
-    _demand(bool(np.all(first[spoke] > scheduled[spoke])), "a token came out before its step had begun")
-    _demand(bool(np.all(finish[spoke] >= first[spoke])), "a request ended before its first token")
     completed = requests["state"] == State.COMPLETED
-    _demand(bool(np.all(spoke[completed])), "a request completed without a token")
-    _demand(bool(np.all(spoke == (requests["output_tokens"] > 0))), "tokens and their times do not agree")
+    for law, holds in (
+        ("ended before it arrived", finish >= arrival),
+        ("was scheduled before it arrived", ~ran | (scheduled >= arrival)),
+        ("got a token before the step of it had begun", ~spoke | (first > scheduled)),
+        ("ended before its first token", ~spoke | (finish >= first)),
+        ("completed without a token", ~completed | spoke),
+        ("has tokens without a time, or a time without tokens", spoke == (requests["output_tokens"] > 0)),
+    ):
+        _every(holds, "request", requests["request_id"], law, finish)
     return int(requests["output_tokens"].sum())
 
 
 def _audit_steps(steps: Table) -> None:
     ended: dict[int, int] = {}
     for batch in steps.batches(_STEP_COLUMNS):
-        n, first = batch["steps"].astype(np.int64), batch["first_step_ps"]
-        _demand(bool(np.all(n > 0) and np.all(first > 0)), "a step took no time")
-        _demand(bool(np.all(batch["kv_blocks"] >= 0)), "fewer than no KV blocks were in use")
-        end = batch["start_ps"] + n * first + batch["slope_ps"] * (n * (n - 1) // 2)
-        for replica in np.flatnonzero(np.bincount(batch["replica"])).tolist():
-            own = batch["replica"] == replica
-            starts, ends = batch["start_ps"][own], end[own]
+        n, first, start = batch["steps"].astype(np.int64), batch["first_step_ps"], batch["start_ps"]
+        replicas = batch["replica"]
+        _every((n > 0) & (first > 0), "replica", replicas, "has a step that takes no time", start)
+        _every(batch["kv_blocks"] >= 0, "replica", replicas, "uses fewer than no KV blocks", start)
+        end = start + n * first + batch["slope_ps"] * (n * (n - 1) // 2)
+        for replica in np.flatnonzero(np.bincount(replicas)).tolist():
+            own = replicas == replica
+            starts, ends = start[own], end[own]
             before = np.append(ended.get(replica, starts[0]), ends[:-1])
-            _demand(bool(np.all(starts >= before)), "two steps of one replica overlap")
+            _every(starts >= before, "replica", replicas[own], "runs two steps at once", starts)
             ended[replica] = ends[-1]
+
+
+def _every(holds: Column, what: str, numbers: Column, law: str, when_ps: Column) -> None:
+    if not holds.all():
+        row = int(np.argmin(holds))
+        _demand(False, f"{what} {numbers[row]} {law} (at {to_s(int(when_ps[row])):.6f} s)")
 
 
 def _demand(holds: bool, problem: str) -> None:

@@ -22,22 +22,25 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     Up to 400 steps, spread evenly over the busy time, are priced again with the breakdown, and each speaks for an
     equal share of that time.
     """
-    if not len(steps):
-        return []
-    total_ps = 0.0
-    for ends in _ends_of_busy_time(steps):
-        total_ps = float(ends[-1])
-    total_s, samples = total_ps / 1e12, min(_SAMPLES, len(steps))
-    rows = _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / samples)
     seconds: dict[tuple[str, str], float] = {}
-    for row, times in rows:
-        ops = timer.explain(_shape(timer, row))
-        scale = total_s * times / samples / sum(op.seconds for op in ops)
+    for shape, share_s in sampled_steps(timer, steps):
+        ops = timer.explain(shape)
+        scale = share_s / sum(op.seconds for op in ops)
         for op in ops:
             key = op.name, op.cost.bound
             seconds[key] = seconds.get(key, 0.0) + op.seconds * scale
     ordered = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
     return [{"operator": name, "bound": bound, "seconds": value} for (name, bound), value in ordered]
+
+
+def sampled_steps(timer: RooflineStepTimer, steps: Table) -> Iterator[tuple[RunShape, float]]:
+    """Shapes of up to 400 steps, spread evenly over the busy time, and the seconds of it that each speaks for."""
+    total_ps = 0.0
+    for ends in _ends_of_busy_time(steps):
+        total_ps = float(ends[-1])
+    samples = min(_SAMPLES, len(steps))
+    for row, times in _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / max(samples, 1)):
+        yield shape_of(timer, row), total_ps / 1e12 * times / samples
 
 
 def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:
@@ -59,7 +62,7 @@ def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[M
             yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
 
 
-def _shape(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
+def shape_of(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
     """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
     decodes, chunks = row["decodes"], row["prefill_sequences"]
     context = row["context_tokens"] + decodes * (row["steps"] // 2)

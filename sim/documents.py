@@ -16,6 +16,9 @@ from pydantic import BaseModel, ValidationError
 from sim.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+_MOST_NODES = 200_000
+"""Values that a YAML file may hold. References (`*a`) count as often as they stand: nine of nine of nine ... soon
+outgrow any memory."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -122,6 +125,18 @@ def parse_value(text: str) -> Any:
         return yaml.load(text, _Loader)
 
 
+def parse_json(text: str, path: Path | None = None, line: int | None = None) -> Any:
+    """The value in a JSON text; `line` is where it stands when it is one of many in a file. Raises ConfigError."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"is not valid JSON ({error.msg})", file=path, line=line or error.lineno) from error
+    except RecursionError:
+        raise ConfigError("is not valid JSON (nested too deeply)", file=path, line=line) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigError(f"is not valid JSON ({str(error).split(';')[0]})", file=path, line=line) from error
+
+
 @contextmanager
 def _yaml_errors(path: Path | None) -> Iterator[None]:
     try:
@@ -139,6 +154,8 @@ def _yaml_errors(path: Path | None) -> Iterator[None]:
 
 
 def _collect_lines(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path | None) -> None:
+    if len(lines) > _MOST_NODES:
+        raise ConfigError(f"holds more than {_MOST_NODES:,} values", file=path)
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             key = (*at, str(key_node.value))

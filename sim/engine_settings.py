@@ -52,7 +52,7 @@ class Engine:
     kv_cache_dtype: str
     kv_cache_memory_bytes: int | None
     num_gpu_blocks_override: int | None
-    quantization: dict[str, str]
+    quantization: dict[str, Any]
     dtype: str
     tensor_parallel_size: int
     pipeline_parallel_size: int
@@ -111,11 +111,7 @@ def resolve_engine(
         kv_cache_dtype=scheme.kv_cache.name,
         kv_cache_memory_bytes=given.kv_cache_memory_bytes,
         num_gpu_blocks_override=given.num_gpu_blocks_override,
-        quantization={
-            "weights": scheme.weights.name,
-            "activations": scheme.activations.name,
-            "kv_cache": scheme.kv_cache.name,
-        },
+        quantization=scheme.as_dict(),
         dtype=architecture.dtype,
         tensor_parallel_size=given.tensor_parallel_size,
         pipeline_parallel_size=given.pipeline_parallel_size,

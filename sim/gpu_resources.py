@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sim.cost.calibrated_kernels import CalibratedKernels
 from sim.cost.calibration_source import find_calibration
 from sim.cost.memory import (
@@ -30,8 +28,7 @@ def kernels_of(gpu: Gpu, preset: EnginePreset) -> Kernels:
     kernels: Kernels = DatasheetKernels(gpu)
     if found is not None:
         kernels = CalibratedKernels(found[0], kernels, preset.stack, found[1])
-    factors: Mapping[str, float] = {str(name): factor for name, factor in preset.kernel_factors.items()}
-    return ScaledKernels(kernels, factors) if factors else kernels
+    return ScaledKernels(kernels, preset.kernel_factors) if preset.kernel_factors else kernels
 
 
 def memory_of(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.client import client_figures, client_of, client_samples, seen_by_clients
 from sim.fairness import fairness
 from sim.latencies import LatencySamples, Sample, e2e_s, tpot_s, ttft_s
 from sim.regime import judge
@@ -46,7 +47,8 @@ def summarise(
     `p90_`, `p95_` and `p99_` in milliseconds, over completed requests; what nothing was observed of is null.
     `num_prompts` = `completed` + `failed` + `unfinished`. `duration` runs from the first arrival to the last
     request's end. `max_concurrent_requests` is the exact peak, where vLLM counts requests touching one second.
-    `samples` and `series`, when the caller has them already, save working them out again.
+    With a `client` in the scenario also `client_ttft`, `client_tpot` and `client_e2el`, and `client` (messages, round
+    trips and bytes per request). `samples` and `series`, when the caller has them already, save working them out again.
     """
     requests = result.requests
     completed = requests.where(requests["state"] == State.COMPLETED)
@@ -54,6 +56,7 @@ def summarise(
     summary: dict[str, Any] = {**_counts(requests), **_throughput(result, completed)}
     for name, sample in samples.items():
         summary |= _statistics(name, sample)
+    summary |= _client(result, completed)
     summary["num_preemptions"] = int(requests["preemptions"].sum())
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
     summary |= fairness(requests, result.facts)
@@ -74,6 +77,18 @@ def summarise(
     }
     stable: dict[str, Any] = _json_stable(summary)
     return stable
+
+
+def _client(result: RunResult, completed: Table) -> dict[str, Any]:
+    """What clients saw, where the scenario says how they are connected; else nothing."""
+    spec = client_of(result)
+    if spec is None:
+        return {}
+    seen = seen_by_clients(spec, completed)
+    statistics: dict[str, Any] = {"client": client_figures(spec, seen)}
+    for name, sample in client_samples(spec, seen).items():
+        statistics |= _statistics(name, sample)
+    return statistics
 
 
 def arrival_kind(manifest: Mapping[str, Any]) -> str:
@@ -248,7 +263,7 @@ def _kv(result: RunResult, series: Series) -> dict[str, Any]:
         "mean_reserved_share": _per(reserved, blocks),
         "mean_internal_fragmentation_share": _per(unused, blocks),
         "mean_stranded_share": _per(stranded, blocks),
-        "mean_free_share": 1.0 - _per(used + stranded, blocks),
+        "mean_free_share": _per(blocks - used - stranded, blocks),
         "mean_filled_share_of_used": _per(filled, used),
         "mean_reserved_share_of_used": _per(reserved, used),
         "mean_internal_fragmentation_share_of_used": _per(unused, used),
@@ -263,7 +278,8 @@ def _covered(series: Series, result: RunResult) -> float:
 
 
 def _per(amount: float, of: float) -> float:
-    return amount / of if of else math.nan
+    # What is left of a sum of means may be a rounding error, which depends on how the tables were cut.
+    return round(amount / of, _SIGNIFICANT_DIGITS) + 0.0 if of else math.nan
 
 
 def _json_stable(value: Any) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.cost.ops import matmul_format
 from sim.errors import ConfigError
+from sim.format_checks import path_of, with_kernel
 from sim.scenario import LoadedScenario
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu
-from sim.specs.quantization import QuantScheme, parse_quantization
+from sim.specs.layout import Layout
+from sim.specs.quantization import QuantScheme
+from sim.specs.quantization_keys import parse_quantization
+from sim.specs.schemes import SCHEMES
 
 
 def with_dtype(
@@ -45,12 +48,45 @@ def quantization_of(loaded: LoadedScenario, architecture: ModelArchitecture) -> 
             raise error.placed(**loaded.document.place(("engine", "kv_cache_dtype"))) from None
 
 
+def checked_formats(
+    loaded: LoadedScenario, scheme: QuantScheme, architecture: ModelArchitecture, gpu: Gpu, stack: str, layout: Layout
+) -> QuantScheme:
+    """The scheme with the kernel that multiplies it here. Raises ConfigError at what GPU or engine (`stack`) lack."""
+    given = loaded.scenario.engine
+    axes = given.quantization if isinstance(given.quantization, dict) else {}
+    with loaded.document.blamed(("engine", "quantization")):
+        try:
+            return with_kernel(scheme, architecture, gpu, stack, layout)
+        except ConfigError as error:
+            axis = (error.key or "").rsplit(".", 1)[-1]
+            if axis in axes:
+                raise
+            if isinstance(given.quantization, str) and axis != "kv_cache":
+                valid = _valid_schemes(scheme, architecture, gpu, stack, layout)
+                raise ConfigError(error.problem, key="engine.quantization", value=given.quantization,
+                                  choices=valid) from None  # fmt: skip
+            at = "kv_cache_dtype" if axis == "kv_cache" and given.kv_cache_dtype else "quantization"
+            if given.quantization is None and at == "quantization":  # the checkpoint's own
+                raise error.placed(**loaded.document.place(("model",))) from None
+            raise error.placed(**loaded.document.place(("engine", at))) from None
+
+
+def _valid_schemes(
+    refused: QuantScheme, architecture: ModelArchitecture, gpu: Gpu, stack: str, layout: Layout
+) -> list[str]:
+    """The named schemes that do work here, those nearest in size first."""
+    found = {}
+    for name in SCHEMES:
+        scheme = parse_quantization(name, architecture)
+        try:
+            with_kernel(scheme, architecture, gpu, stack, layout)
+        except ConfigError:
+            continue
+        found[name] = abs(scheme.weights.stored_bits - refused.weights.stored_bits)
+    return sorted(found, key=lambda name: found[name])
+
+
 def format_notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
-    """What the user should know about formats that the GPU does not multiply."""
-    notes = []
-    form = matmul_format(scheme, "gate_up", gpu)
-    wanted = scheme.compute_format("gate_up").tensor_rate
-    if form.compute != wanted:
-        notes.append(f"{gpu.name} has no {wanted} tensor cores: {form.name} weights are expanded and multiplied in "
-                     f"{form.compute}")  # fmt: skip
-    return notes
+    """What the user should know about the path that quantised weights take on this GPU."""
+    path = path_of(scheme, gpu)
+    return [path] if path else []

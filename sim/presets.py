@@ -20,7 +20,10 @@ from sim.documents import load_yaml, validate
 from sim.specs.hardware import Gpu
 from sim.units import GIB, SECONDS, quantity
 
-OperatorClass = Literal["gemm", "moe", "attention_decode", "attention_prefill", "elementwise", "collective"]
+OperatorClass = Annotated[
+    str, Field(pattern=r"^(gemm|moe|attention_decode|attention_prefill|elementwise|collective)(/[a-z0-9_]+)?$")
+]
+"""`moe`, or `moe/fp8_block` for one number format."""
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 _LARGE_GPU_BYTES = 70 * GIB
 
@@ -121,7 +124,8 @@ class EnginePreset(BaseModel):
     host: HostDefaults = HostDefaults()
     sampler: SamplerDefaults = SamplerDefaults()
     kernel_factors: dict[OperatorClass, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="times of this engine's kernels over those of the measured stack, by operator class"
+        default={},
+        description="times of this engine's kernels over the measured ones: class, or class/format",
     )
 
     def limits(self, gpu: Gpu) -> tuple[int, int]:

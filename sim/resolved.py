@@ -35,7 +35,9 @@ def resolved(setup: Setup) -> dict[str, Any]:
         "hardware": _hardware(setup),
         "workload": _workload(setup),
         **servers,
+        **({} if scenario.client is None else {"client": scenario.client.model_dump(mode="json")}),
         "slo": dict(scenario.slo),
+        **({"cost": cost} if (cost := scenario.cost.model_dump(exclude_defaults=True)) else {}),
         "seed": scenario.seed,
     }
 

@@ -69,7 +69,7 @@ def run_setup(
         setup.router(),
         max_model_len=min(pool.engine.max_model_len for pool in setup.pools),
         client_timeout_ps=None if timeout is None else to_ps(timeout),
-        front_end=setup.front_end(),
+        front_ends=setup.front_ends(),
         handoff=setup.handoff(),
         on_progress=None if on_progress is None else lambda ended: on_progress(ended, total),
         directory=directory,
@@ -83,7 +83,7 @@ def run_setup(
     caches = [part.tiers.kv for part in parts if part.tiers is not None]
     if caches:
         result.manifest["facts"]["tiers"] = tier_totals(caches, setup.engine.kv_cache["tiers"])
-    audit(result, cluster.submitted)
+    audit(result, cluster.submitted, cluster.replicas)
     return result
 
 
@@ -155,7 +155,7 @@ def _gpus(pool: Setup) -> int:
 
 def _price(pools: Sequence[Setup]) -> float | None:
     """Of one GPU for an hour, averaged over all of them."""
-    prices = [pool.gpu.price_per_hour_usd for pool in pools]
+    prices = [pool.scenario.cost.price_of(pool.gpu) for pool in pools]
     known = [price.mid for price in prices if price is not None]
     if len(known) < len(pools):
         return None

@@ -22,11 +22,13 @@ from pydantic import (
 )
 
 from sim.catalog import find
+from sim.client import ClientSpec
 from sim.documents import Document, load_yaml, parse_value, validate
 from sim.errors import ConfigError
 from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
+from sim.tariff import CostSpec
 from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -179,8 +181,10 @@ class EngineSpec(BaseModel):
     num_gpu_blocks_override: Count | None = Field(
         default=None, description="KV blocks of a replica, for instance from a server's start-up log"
     )
-    quantization: str | dict[str, str] | None = Field(
-        default=None, description="vLLM's scheme name, or formats of {weights, activations, kv_cache}"
+    quantization: str | dict[str, Any] | None = Field(
+        default=None,
+        description="vLLM's scheme name, or formats of {weights, activations, kv_cache}, on top of a "
+        "{scheme}, with what stays in 16 bit {keep, keep_layers} and how it is multiplied {kernel, compute, fuse, ...}",
     )
     dtype: str = Field(default="auto", description="16-bit type of what is not quantised: auto, bfloat16 or float16")
     tensor_parallel_size: Count = Field(default=1, description="GPUs that share every layer")
@@ -277,9 +281,11 @@ class Scenario(BaseModel):
     engine: EngineSpec = Field(default_factory=EngineSpec, description="the serving engine")
     replicas: ReplicasSpec = Field(default_factory=ReplicasSpec, description="how many copies")
     pools: PoolsSpec | None = Field(default=None, description="disaggregated prefill and decode, instead of replicas")
+    client: ClientSpec | None = Field(default=None, description="how answers travel; default: nothing is added to them")
     slo: dict[Objective, LimitValue] = Field(
         default_factory=dict, description="objectives such as ttft_p99_ms: 500 (ttft, tpot, itl, e2e, queue)"
     )
+    cost: CostSpec = Field(default_factory=CostSpec, description="prices, PUE and carbon of your own")
     seed: int = Field(default=0, ge=0, lt=2**63, description="all random draws follow from it")
 
     @model_validator(mode="after")

@@ -192,10 +192,12 @@ class Setup:
         writes = [LinkRate(tier["write_bandwidth"], to_ps(tier[delay])) for tier in tiers]
         return TierLinks(kv, reads, writes, self.block_bytes)
 
-    def front_end(self) -> FrontEnd | None:
-        """A fresh API server; None where it takes no time."""
+    def front_ends(self) -> list[FrontEnd]:
+        """A fresh API server per replica that takes arrivals; none where they take no time."""
         request_ps, token_ps = (self.engine.host[key] * PS_PER_S for key in ("request_s", "prompt_token_s"))
-        return FrontEnd(request_ps, token_ps) if request_ps or token_ps else None
+        if not request_ps and not token_ps:
+            return []
+        return [FrontEnd(request_ps, token_ps) for _ in range(self.scenario.replicas.count)]
 
     def router(self) -> Router:
         """The router of the run."""

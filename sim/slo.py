@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from sim.errors import ConfigError
+from sim.units import SECONDS, quantity
 
 METRICS = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el", "e2el": "e2el", "queue": "queue_time"}
 """Word in the key -> metric of the summary."""
@@ -69,6 +70,31 @@ def check_objective(key: str) -> str:
     except ConfigError as error:
         raise ValueError(str(error).removeprefix(f"{error.key}: ")) from None
     return key
+
+
+def parse_objectives(text: str) -> dict[str, float]:
+    """`ttft_p99=500ms,tpot_p99=50ms` as the mapping that a scenario has: `{ttft_p99_ms: 500, tpot_p99_ms: 50}`.
+
+    `ttft_p99_ms=500` is understood as well. Raises ConfigError.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if _KEY.match(name):  # its unit is in the name
+            key, scale = name, 1.0
+        else:
+            key, scale = f"{name}_ms", 1e3
+            _parse(key)
+        try:
+            limit = quantity(value, SECONDS) * scale
+        except ValueError as error:
+            raise ConfigError(str(error), key=f"slo.{key}", value=value) from None
+        if not 0 < limit < math.inf:
+            raise ConfigError("must be positive", key=f"slo.{key}", value=value)
+        found[key] = float(f"{limit:.12g}")
+    if not found:
+        raise ConfigError("names no objective, such as ttft_p99=500ms", key="slo", value=text)
+    return found
 
 
 def _parse(key: str) -> tuple[str, str, float]:

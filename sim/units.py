@@ -38,7 +38,10 @@ def quantity(text: str | int | float, kind: str) -> float:
     if isinstance(text, bool):
         raise ValueError(f"expected {kind}, got {text!r}")
     if isinstance(text, (int, float)):
-        return float(text)
+        try:
+            return float(text)
+        except OverflowError:
+            raise ValueError(f"expected {kind}, got a number that is too large") from None
     match = _QUANTITY.match(text)
     if not match:
         raise ValueError(f"expected {kind} such as '{_EXAMPLE[kind]}', got {text!r}")

@@ -16,6 +16,8 @@ from sim.errors import SimError
 
 _COMMANDS = {
     "run": "Simulate a scenario and report latency, throughput and memory.",
+    "plan": "How many GPUs of which kind hold a rate within objectives, and at what cost.",
+    "sweep": "Run many variations of a scenario: one table, resumable.",
     "explain": "What a kernel, or a step of a scenario, costs and what bounds it.",
     "compare": "Hold results against each other.",
     "validate": "Hold predictions against measurements.",

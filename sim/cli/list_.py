@@ -19,7 +19,8 @@ from sim.presets import load_preset
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import list_models
 from sim.specs.number_formats import FORMATS
-from sim.specs.quantization import SCHEMES
+from sim.specs.schemes import SCHEMES, Scheme
+from sim.specs.weight_kernels import KERNELS
 from sim.units import GIB
 from sim.workloads.builder import load_workload
 
@@ -88,6 +89,19 @@ def _summary(policy: Any) -> str:
     return str(policy.__doc__ or "").strip().split("\n")[0]
 
 
+def _schemes() -> Rows:
+    return [
+        {"scheme": s.name, "weights": s.weights, "activations": s.activations, "description": _about(s)}
+        for s in SCHEMES.values()
+    ]
+
+
+def _about(scheme: Scheme) -> str:
+    cache = f"; KV cache {scheme.kv_cache}" if scheme.kv_cache else ""
+    samples = f"; calibrated on {scheme.calibration}" if scheme.calibration != "none" else ""
+    return scheme.title + cache + samples
+
+
 _LISTS: dict[str, Callable[[], Rows]] = {
     "models": _models,
     "hardware": _hardware,
@@ -99,7 +113,11 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "queue-orders": _policies(dict(QUEUE_ORDERS), "scheduling_policy"),
     "predictors": _policies(dict(PREDICTORS), "predictor"),
     "routers": _policies({name: make(0) for name, make in ROUTERS.items()}, "router"),
-    "quantization": lambda: [{"scheme": name, "weights": w, "activations": a} for name, (w, a) in SCHEMES.items()],
+    "quantization": _schemes,
+    "schemes": _schemes,
+    "kernels": lambda: [
+        {"kernel": k.name, "description": f"{k.title}; in {', '.join(k.stacks)}"} for k in KERNELS.values()
+    ],
     "formats": lambda: [{"format": f.name, "stored bytes": f.stored_bytes} for f in FORMATS.values()],
 }
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,19 +11,22 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sim.errors import ConfigError
+from sim.build import build
+from sim.cli.places import output_directory
+from sim.cli.progress import progress_bar
+from sim.errors import ConfigError, InvariantError
 from sim.imports.vllm_log import read_log
 from sim.intervals import intervals
 from sim.metrics import summarise
 from sim.report.summary import render_summary, summary_json
-from sim.resolved import RESOLVED_FILE, resolved_yaml
+from sim.resolved import RESOLVED_FILE, resolved, resolved_yaml
 from sim.results import RunResult, replace_text
 from sim.run import simulate
 from sim.scenario import LoadedScenario, load_scenario, parse_setting
 
 _INTERRUPTED = 130
+_REPRODUCER = "reproducer.yaml"
 
 
 @click.command()
@@ -59,11 +60,14 @@ def run(
     settings_here = dict(parse_setting(text) for text in settings) | ({} if seed is None else {"seed": seed})
     logged, notes = _from_log(from_log, settings_here)
     loaded = load_scenario(scenario, logged | settings_here, dict.fromkeys(logged, str(from_log)))
-    directory = _directory(out, loaded.scenario.name)
-    result = _simulate(loaded, directory, step_by_step, notes)
-    if uncertainty is not None and not result.manifest["interrupted"]:
-        result.manifest["facts"]["intervals"] = _repeat(loaded, uncertainty)
-    summary, written = _write(result, directory, timeline, no_report)
+    directory = output_directory(out, loaded.scenario.name)
+    try:
+        result = _simulate(loaded, directory, step_by_step, notes)
+        if uncertainty is not None and not result.manifest["interrupted"]:
+            result.manifest["facts"]["intervals"] = _repeat(loaded, uncertainty)
+        summary, written = _write(result, directory, timeline, no_report)
+    except OSError as error:  # a full disk, a directory that was taken away
+        raise ConfigError(f"cannot be written ({error.strerror or error})", file=directory) from error
     if form == "json":
         click.echo(summary_json(summary), nl=False)
     else:
@@ -87,24 +91,9 @@ def _from_log(log: Path | None, settings: Mapping[str, Any]) -> tuple[dict[str, 
     return overrides, [f"from {log.name}: {key} = {value}" for key, value in overrides.items()] + list(facts.notes)
 
 
-def _directory(out: Path | None, name: str) -> Path:
-    """Where the run goes. Looked at before anything is simulated, and made only when there is something to write."""
-    directory = Path("out") / (re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run") if out is None else out
-    try:
-        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
-        problem = "" if there.is_dir() else f"{there} is not a directory"
-        if not problem and not os.access(there, os.W_OK | os.X_OK):
-            problem = f"{there} may not be written to"
-    except OSError as error:
-        problem = f"cannot be looked for ({error.strerror})"
-    if problem:
-        raise ConfigError(problem, file="--out", key=str(directory))
-    return directory
-
-
 def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes: list[str]) -> RunResult:
     started = time.perf_counter()
-    with _progress(loaded.scenario.name) as on_progress:
+    with progress_bar(loaded.scenario.name) as on_progress, _reproducible(loaded, directory):
         result = simulate(
             loaded, step_by_step=step_by_step, on_progress=on_progress, directory=directory, by_operator=True
         )
@@ -113,37 +102,33 @@ def _simulate(loaded: LoadedScenario, directory: Path, step_by_step: bool, notes
     return RunResult(result.requests, result.steps, result.segments, {**result.manifest, "facts": facts, **moment})
 
 
+@contextmanager
+def _reproducible(loaded: LoadedScenario, directory: Path) -> Iterator[None]:
+    """A run that breaks a law of the simulator leaves what it takes to see it again: every value, and the seed."""
+    try:
+        yield
+    except InvariantError as error:
+        file = directory / _REPRODUCER
+        directory.mkdir(parents=True, exist_ok=True)
+        replace_text(file, resolved_yaml(resolved(build(loaded)), f"{_REPRODUCER}  # {error}"))
+        raise InvariantError(f"{error}; this is a bug of roofserve, and {file} shows it again") from error
+
+
 def _repeat(loaded: LoadedScenario, repetitions: int) -> dict[str, Any]:
-    with _progress("repetitions") as on_progress:
+    with progress_bar("repetitions") as on_progress:
         return intervals(loaded, repetitions, on_progress=lambda done: on_progress(done, repetitions))
 
 
 def _write(result: RunResult, directory: Path, timeline: bool, no_report: bool) -> tuple[Mapping[str, Any], Path]:
     """The run's files; returns the summary, and the path of the page (or of `summary.json`)."""
-    try:
-        result.save(directory)
-        replace_text(directory / RESOLVED_FILE, resolved_yaml(result.manifest["scenario"], RESOLVED_FILE))
-        if no_report:
-            summary = summarise(result)
-            replace_text(directory / "summary.json", summary_json(summary))
-            return summary, directory / "summary.json"
-        from sim.report.evidence import Evidence  # matplotlib: not before there is something to draw
-        from sim.report.write import write_report
+    result.save(directory)
+    replace_text(directory / RESOLVED_FILE, resolved_yaml(result.manifest["scenario"], RESOLVED_FILE))
+    if no_report:
+        summary = summarise(result)
+        replace_text(directory / "summary.json", summary_json(summary))
+        return summary, directory / "summary.json"
+    from sim.report.evidence import Evidence  # matplotlib: not before there is something to draw
+    from sim.report.write import write_report
 
-        evidence = Evidence.of(result)
-        return evidence.summary, write_report(evidence, directory, timeline=timeline)
-    except OSError as error:
-        raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on stderr while a long run lasts; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name or "simulating", total=None)
-        yield lambda ended, total: progress.update(task, completed=ended, total=total)
+    evidence = Evidence.of(result)
+    return evidence.summary, write_report(evidence, directory, timeline=timeline)

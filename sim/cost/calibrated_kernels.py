@@ -18,11 +18,15 @@ from sim.cost.kernels.gemm import gemm_terms
 from sim.cost.kernels.moe import Experts as KernelExperts
 from sim.cost.kernels.moe import moe_terms
 from sim.cost.ops import ForwardPass
-from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork, unpacked_cache, unpacked_experts
 from sim.cost.scaled_kernels import CLASSES as SCALED_CLASSES
 from sim.cost.scaled_kernels import ScaledKernels
+from sim.cost.schemes import gemm_scheme, kv_scheme
 from sim.cost.uncertainty import DATASHEET_ERRORS, Quantiles
+from sim.cost.unpacking import unpacked_terms, with_cache, with_weights, without_quantising
 
+_STACKS: Mapping[str, str] = {"tensorrt-llm": "trtllm"}
+"""Engines whose measurements go under another name."""
 _COLLECTIVE = "custom-graph"
 _ELEMENTWISE = "static_fp8_quant"
 _ROW_BYTES = 16384
@@ -33,8 +37,6 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16": ("w4a16_mxfp4",),
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
-    "nf4": ("w4a16",),
-    "int4": ("fp8",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -53,41 +55,89 @@ class CalibratedKernels:
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Y[m,n] = X[m,k] W[k,n], weights from HBM."""
-        entry = self._find("gemm", gemm_scheme(form))
+        scheme = "nf4" if form.name.startswith("nf4") and self._was_measured("nf4") else gemm_scheme(form)
+        if form.unpacking is not None and not self._was_measured(scheme):
+            return self._unpacked(m, k, n, form)
+        entry = self._find("gemm", scheme)
         if entry is None:
             return self.rest.gemm(m, k, n, form)
         moved = n * k * form.weight_bytes + m * k * form.activation_bytes + m * n * 2.0
-        return _cost(gemm_terms(m, n, k, _kernel(entry)), 2.0 * m * n * k, moved)
+        kernel = _kernel(entry)
+        if form.quantising == "fused" and kernel.format.quantises_activations:
+            kernel = without_quantising(kernel)
+        cost = _cost(gemm_terms(m, n, k, kernel), 2.0 * m * n * k, moved)
+        if form.quantising == "apart" and form.activation_bytes < 2.0 and not kernel.format.quantises_activations:
+            cost = cost._replace(seconds=cost.seconds + self.elementwise(m * k * form.quantising_bytes).seconds)
+        return cost
+
+    def _was_measured(self, scheme: str) -> bool:
+        """Whether this engine's own kernel for the scheme was measured, unpacking included."""
+        return any(key.format == scheme and key.stack == _STACKS.get(self.stack, self.stack)
+                   for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
+
+    def _unpacked(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
+        """The 16-bit product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
+        entry = self._find("gemm", "bf16")
+        if entry is None or form.unpacking is None:
+            return self.rest.gemm(m, k, n, form)
+        stored, rest = float(n * k * form.weight_bytes), m * k * form.activation_bytes + m * n * 2.0
+        vector, flops = self.calibration.chip.vector_ops_per_s, 2.0 * m * n * k
+        if m < form.unpacking.separate_from:
+            found = unpacked_terms(m, n, k, _kernel(entry), form.weight_bytes, form.unpacking)
+            return _cost(found, flops, stored + rest)
+        widen = max(self.elementwise(stored + n * k * 2.0).seconds, n * k * form.unpacking.pass_operations / vector)
+        cost = _cost(gemm_terms(m, n, k, _kernel(entry)), flops, stored + 2.0 * n * k + rest)
+        return cost._replace(seconds=cost.seconds + widen)
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """All experts of one layer; the distinct experts that tokens reach follow `Experts.touched`."""
-        entry = self._find("moe", gemm_scheme(experts.format))
+        entry, form = self._find("moe", gemm_scheme(experts.format)), experts.format
+        narrow = entry is None and form.unpacking is not None
+        entry = self._find("moe", "bf16") if narrow else entry
         if entry is None or not experts.gated:
             return self.rest.experts(tokens, experts)
+        kernel = with_weights(_kernel(entry), form.weight_bytes) if narrow else _kernel(entry)
         layer = KernelExperts(
             experts.hidden, experts.intermediate, experts.experts_per_token, experts.num_experts,
             expert_parallel=experts.expert_parallel,
         )  # fmt: skip
-        found = moe_terms(tokens, layer, _kernel(entry), experts.touched(tokens))
-        return _cost(found, experts.flops(tokens), experts.bytes_moved(tokens))
+        found = moe_terms(tokens, layer, kernel, experts.touched(tokens))
+        cost = _cost(found, experts.flops(tokens), experts.bytes_moved(tokens))
+        return unpacked_experts(cost, tokens, experts, self.calibration.chip.vector_ops_per_s) if narrow else cost
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
-        """One new token of each sequence against its cache, from HBM."""
-        entry = self._find("attention_decode", _kv_format(heads))
+        """One new token of each sequence against its cache, from HBM.
+
+        A cache in a format that was not measured is read as the 16-bit one, with its own bytes and its unpacking.
+        """
+        own = self._own_integer_cache(heads)
+        entry = own or self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
+        narrow = heads.unpack_operations and own is None
+        kernel = with_cache(_kernel(entry), heads) if narrow else _kernel(entry)
         seen = context_tokens + sequences
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window if outgrown else 0)
         # A knot may lie at no context at all: a kernel reads at least one token.
         context_tokens = max(context_tokens + (sequences if outgrown else 0), 1)
-        found = decode_terms(sequences, context_tokens, layout, _kernel(entry))
-        return _cost(found, seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences))
+        found = decode_terms(sequences, context_tokens, layout, kernel)
+        cost = _cost(found, seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences))
+        return cost if own else unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s)
+
+    def _own_integer_cache(self, heads: Heads) -> Entry | None:
+        """This stack's own kernel for an integer cache, unpacking included, where it was measured."""
+        if not heads.unpack_operations:
+            return None
+        stored_bytes = heads.kv_bytes_per_token / (heads.kv_heads * (heads.query_dim + heads.value_dim))
+        return self.calibration.entries.get(
+            Key("attention_decode", "int8" if stored_bytes > 0.75 else "int4", self.stack)
+        )
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
-        entry = self._find("attention_prefill", _kv_format(heads))
+        entry = self._find("attention_prefill", kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.prefill_attention(work, heads)
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
@@ -97,7 +147,9 @@ class CalibratedKernels:
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
-        entry = self.calibration.entries.get(_own_pass(self.stack)) or self._find("elementwise", _ELEMENTWISE)
+        # A stack that was measured with the fused pass of a decoder layer is priced by that.
+        own = self.calibration.entries.get(Key("elementwise", "add_rms_norm", self.stack))
+        entry = own or self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
@@ -124,15 +176,11 @@ class CalibratedKernels:
         return self._found[key]
 
 
-def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
-    """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
-        kernels = kernels.kernels
-    if not isinstance(kernels, CalibratedKernels):
-        return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
+def formats_of(forward: ForwardPass) -> dict[str, str]:
+    """Per operator class the measured format that a forward pass mostly uses."""
     gemm, experts, heads = forward.main_formats()
-    kv = "bf16" if heads is None else _kv_format(heads)
-    formats = {
+    kv = "bf16" if heads is None else kv_scheme(heads)
+    return {
         "gemm": "bf16" if gemm is None else gemm_scheme(gemm),
         "moe": "bf16" if experts is None else gemm_scheme(experts),
         "attention_decode": kv,
@@ -140,38 +188,21 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
         "elementwise": _ELEMENTWISE,
         "collective": _COLLECTIVE,
     }
+
+
+def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
+    """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
+    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+        kernels = kernels.kernels
+    if not isinstance(kernels, CalibratedKernels):
+        return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
+    formats = formats_of(forward)
     return {name: kernels.log_error_quantiles(name, form) or DATASHEET_ERRORS for name, form in formats.items()}
 
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
     return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
-
-
-def gemm_scheme(form: MatmulFormat) -> str:
-    """The measured scheme that a matrix format is priced as."""
-    if form.compute == "fp8":
-        return "fp8_block" if "block" in form.name else "fp8"
-    if form.compute == "int8":
-        return "w8a8_int8"
-    if form.weight_bytes >= 2.0:
-        return "bf16"
-    if form.name.startswith("mxfp4"):
-        return "w4a16_mxfp4"
-    if form.name.startswith("nf4"):
-        return "nf4"
-    return "w8a16" if form.weight_bytes > 0.75 else "w4a16"
-
-
-def _kv_format(heads: Heads) -> str:
-    elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
-    stored_bytes = heads.kv_bytes_per_token / elements
-    return "bf16" if stored_bytes >= 1.5 else "fp8" if stored_bytes > 0.75 else "int4"
-
-
-def _own_pass(stack: str) -> Key:
-    """The fused pass that is typical of a decoder layer, where the stack itself was measured with one."""
-    return Key("elementwise", "add_rms_norm", stack)
 
 
 def _kernel(entry: Entry) -> Any:
@@ -200,6 +231,8 @@ _OP_CLASSES: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "norm + residual",
+            "quantise",
+            "dequantise",
             "rotary + cache write",
             "activation",
             "routing",

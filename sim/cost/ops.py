@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sim.cost.formats import cache_operations, inserted, matmul_format
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
 from sim.cost.shape import Chunk, Span
 from sim.specs.architecture import Attention, LayerGroup, ModelArchitecture
@@ -36,6 +37,8 @@ class Sampler(NamedTuple):
 
 
 GREEDY = Sampler()
+_SPARSE_HEADS = 64
+"""Query heads that FlashMLA's sparse kernel works on at a time, however few a GPU has (from memory)."""
 
 
 class _Gemm(NamedTuple):
@@ -68,18 +71,6 @@ def spans_of(architecture: ModelArchitecture) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
-    """How matrices of a role are multiplied on this GPU.
-
-    A format its tensor cores lack becomes weight-only: stored as it is, expanded to 16 bit and multiplied there, as
-    vLLM's Marlin kernels do with FP8 checkpoints on Ampere (vLLM pull request 5975).
-    """
-    weights, compute = scheme.weight_format(role), scheme.compute_format(role).tensor_rate
-    if gpu.supports(compute):
-        return MatmulFormat(compute, weights.stored_bytes, scheme.activation_format(role).stored_bytes, weights.name)
-    return MatmulFormat(gpu.default_dtype, weights.stored_bytes, 2.0, weights.name)
-
-
 class ForwardPass:
     """Prices the operators of a step on one GPU of a copy of the model, part by part.
 
@@ -106,21 +97,28 @@ class ForwardPass:
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
+        self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
+        self._plain = plain = QuantScheme.unquantised(architecture)
         for matrix in architecture.matrices():
             if matrix.is_gemm and not matrix.is_expert:
                 k, n = matrix.per_gpu(tp)
-                self._gemms.append(_Gemm(matrix.role, matrix.layers, k, n, matmul_format(scheme, matrix.role, gpu)))
+                kept = scheme.kept_layers(matrix.role, matrix.layers)
+                for form_of, calls in ((scheme, matrix.layers - kept), (plain, kept)):
+                    if calls:
+                        form = matmul_format(form_of, matrix.role, gpu)
+                        self._gemms.append(_Gemm(matrix.role, calls, k, n, form))
+                        self._elementwise += inserted(form_of, matrix, k, n, calls)
         self._head = [gemm for gemm in self._gemms if gemm.role == "lm_head"]
         self._gemms = [gemm for gemm in self._gemms if gemm.role != "lm_head"]
         self._vocab = ceil_div(architecture.vocab_size, tp)
         self._experts: list[tuple[int, Experts]] = []
         self._attention: list[_AttentionLayers] = []
         self._states: list[_StateLayers] = []
-        self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
         self._reduces = 1 if tp > 1 else 0  # the vocabulary-parallel embedding
         self._norm_reduces = 0
         compute = matmul_format(scheme, "qkv", gpu).compute
         sixteen = compute if compute in ("bf16", "fp16") else gpu.default_dtype
+        self._cache_operations = cache_operations(scheme, gpu)
         for group in architecture.layers:
             self._add_group(group, scheme, gpu, sixteen)
 
@@ -138,12 +136,13 @@ class ForwardPass:
         if mlp.kind == "dense":
             self._elementwise.append(("activation", count, float(width)))
             return
-        form = matmul_format(scheme, "expert_gate_up", gpu)
-        experts = Experts(
-            mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
-            mlp.experts_per_token, mlp.gated, form, self.layout.ep,
-        )  # fmt: skip
-        self._experts.append((count, experts))
+        kept = scheme.kept_layers("expert_gate_up", count)
+        for form_of, calls in ((scheme, count - kept), (self._plain, kept)):
+            experts = Experts(
+                mlp.latent_size or self._hidden, ceil_div(mlp.intermediate_size, self.layout.moe_tp), mlp.num_experts,
+                mlp.experts_per_token, mlp.gated, matmul_format(form_of, "expert_gate_up", gpu), self.layout.ep,
+            )  # fmt: skip
+            self._experts += [(calls, experts)] if calls else []
         self._elementwise.append(("routing", count, mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row))
         if mlp.shared_intermediate_size:
             shared = ceil_div(mlp.shared_intermediate_size, tp) * (3 if mlp.gated else 2) * 2
@@ -163,9 +162,10 @@ class ForwardPass:
         query_heads, kv_heads = ceil_div(attention.num_heads, tp), ceil_div(attention.num_kv_heads, tp)
         per_pair = 2.0 * query_heads * (attention.head_dim + attention.v_head_dim)
         per_token = attention.kv_bytes_per_token(kv_bytes, tp)
+        elements = kv_heads * (attention.head_dim + attention.v_head_dim)
         heads_ = Heads(
             query_heads, kv_heads, attention.head_dim, attention.v_head_dim, per_token, per_pair, per_pair, sixteen,
-            attention.window or 0,
+            attention.window or 0, elements * self._cache_operations,
         )  # fmt: skip
         self._attention.append(_AttentionLayers(count, heads_, index))
         if attention.qk_norm == "per_layer":  # over all heads, so the sums of squares are reduced over the GPUs
@@ -179,7 +179,12 @@ class ForwardPass:
         # Decode works on the latent vectors themselves; prefill expands them to full heads (DeepSeek-V2, section 2.1).
         decode = 2.0 * heads * (attention.latent_dim + attention.kv_lora_rank)
         prefill = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
-        shape = Heads(heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen)
+        if attention.indexer is not None:  # the sparse kernel works on latents too, in tiles of heads
+            prefill = 2.0 * max(heads, _SPARSE_HEADS) * (attention.latent_dim + attention.kv_lora_rank)
+        widening = attention.latent_dim * self._cache_operations
+        shape = Heads(
+            heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen, 0, widening
+        )
         self._attention.append(_AttentionLayers(count, shape, index))
         self._elementwise.append(("rotary + cache write", count, 4.0 * heads * attention.head_dim + latent))
         if attention.indexer is not None and not attention.indexer.shared:

@@ -6,11 +6,16 @@ The roofline of Williams, Waterman and Patterson (CACM 2009), with one efficienc
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from sim.cost.collectives import Operation, collective_seconds
+from sim.cost.kernels.arithmetic import SCALAR, smooth_max
 from sim.specs.efficiency import OpEfficiency
 from sim.specs.hardware import Gpu
+from sim.specs.weight_kernels import Unpacking
+
+_CACHE_OVERLAP = 2.0
+"""How well widening a quantised cache overlaps with reading it (see smooth_max); a guess between none and all."""
 
 Bound = str
 """What an operator waits for: `compute`, `memory`, `launch`, `link` or `host`."""
@@ -25,6 +30,10 @@ class Cost(NamedTuple):
     bound: Bound
 
 
+Quantising = Literal["measured", "apart", "fused"]
+"""Where the activations are quantised: as in the measurements, in a pass of its own, or in the operator before."""
+
+
 class MatmulFormat(NamedTuple):
     """How a matrix product reads its operands and in which format it multiplies them."""
 
@@ -36,6 +45,11 @@ class MatmulFormat(NamedTuple):
     """Per element of the input; the output is 16 bit."""
     name: str
     """The scheme's name for the weights, such as `bf16`, `fp8` or `int4-awq`."""
+    unpacking: Unpacking | None = None
+    """What it takes to widen the weights; None where they are multiplied as they are, or were measured so."""
+    quantising: Quantising = "measured"
+    quantising_bytes: float = 3.0
+    """Traffic per activation of a pass that quantises it; where the measurements hold the pass, they decide."""
 
 
 class Heads(NamedTuple):
@@ -55,6 +69,8 @@ class Heads(NamedTuple):
     """Number format of the two matrix products."""
     window: int = 0
     """Sliding window in tokens; 0: none."""
+    unpack_operations: float = 0.0
+    """Vector operations per cached token to widen quantised keys and values."""
 
     def bytes_moved(self, cached_tokens: int, new_tokens: int) -> float:
         """Keys and values read once, queries in and outputs out in 16 bit."""
@@ -169,6 +185,26 @@ def roofline(flops: float, bytes_moved: float, peak_flops: float, bandwidth: flo
     return Cost(eff.launch_floor_s + max(compute, memory), flops, bytes_moved, bound)
 
 
+def unpacked_cache(cost: Cost, cached_tokens: int, heads: Heads, vector_ops_per_s: float) -> Cost:
+    """Decode attention over a quantised cache: vector units widen keys and values while others arrive."""
+    if not heads.unpack_operations:
+        return cost
+    unpack = cached_tokens * heads.unpack_operations / vector_ops_per_s
+    bound = "compute" if unpack > cost.seconds else cost.bound
+    return cost._replace(seconds=smooth_max(cost.seconds, unpack, _CACHE_OVERLAP, SCALAR), bound=bound)
+
+
+def unpacked_experts(cost: Cost, tokens: int, experts: Experts, vector_ops_per_s: float) -> Cost:
+    """Experts whose weights are widened for every `rows` rows that reach one of them."""
+    unpacking = experts.format.unpacking
+    if unpacking is None:
+        return cost
+    touched = max(experts.touched(tokens), 1.0)
+    tiles = math.ceil(experts.rows(tokens) / touched / unpacking.rows)
+    widen = touched * experts.parameters * tiles * unpacking.operations / vector_ops_per_s
+    return cost._replace(seconds=cost.seconds + widen)
+
+
 class DatasheetKernels:
     """Datasheet rates times the profile's fall-back efficiencies: right to some tens of percent."""
 
@@ -179,26 +215,56 @@ class DatasheetKernels:
         self._bandwidth = float(gpu.memory_bandwidth_bytes_per_s)
         self._peak: dict[str, float] = {str(name): float(rate) for name, rate in gpu.tensor_flops.items()}
         self._peak_16_bit = self._peak[gpu.default_dtype]
+        self._vector = gpu.vector_ops_per_s
         self._gpu = gpu
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
-        """2mkn FLOPs; weights, input and output move once."""
+        """2mkn FLOPs; weights, input and output move once. Unpacking weights keeps the product waiting."""
         moved = k * n * form.weight_bytes + m * k * form.activation_bytes + m * n * 2
-        return roofline(2.0 * m * k * n, moved, self._peak[form.compute], self._bandwidth, self._efficiency.gemm)
+        peak, eff = self._peak[form.compute], self._efficiency.gemm
+        flops, unpacking, extra = 2.0 * m * k * n, form.unpacking, 0.0
+        if unpacking is not None:
+            stored = k * n * form.weight_bytes
+            if m >= unpacking.separate_from:
+                extra = self._pass_s(stored + k * n * 2.0, k * n * unpacking.pass_operations)
+                moved += k * n * 2.0 - stored
+            else:
+                return self._with_unpacking(m, k * n, moved, flops, form, unpacking)
+        if form.quantising == "apart" and form.activation_bytes < 2.0:
+            extra += self._pass_s(m * k * form.quantising_bytes, 0.0)
+        cost = roofline(flops, moved, peak, self._bandwidth, eff)
+        return cost._replace(seconds=cost.seconds + extra)
+
+    def _pass_s(self, bytes_moved: float, operations: float) -> float:
+        return max(self.elementwise(bytes_moved).seconds, operations / self._vector)
+
+    def _with_unpacking(
+        self, m: int, weights: int, moved: float, flops: float, form: MatmulFormat, unpacking: Unpacking
+    ) -> Cost:
+        """Products and unpacking share the compute side of the roofline, bytes are on the other."""
+        eff = self._efficiency.gemm
+        unpack = math.ceil(m / unpacking.rows) * weights * unpacking.operations / self._vector
+        product = flops / (self._peak[form.compute] * eff.tensor_fraction) if unpacking.multiplies else 0.0
+        compute = smooth_max(unpack, product, unpacking.overlap, SCALAR)
+        memory = moved / (self._bandwidth * eff.bandwidth_fraction)
+        bound = "compute" if compute > memory else "memory"
+        return Cost(eff.launch_floor_s + max(compute, memory), flops, moved, bound)
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """The weights of every expert that is touched are read once."""
         peak = self._peak[experts.format.compute]
-        return roofline(
+        cost = roofline(
             experts.flops(tokens), experts.bytes_moved(tokens), peak, self._bandwidth, self._efficiency.moe
         )  # fmt: skip
+        return unpacked_experts(cost, tokens, experts, self._vector)
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
         """The cache is read once; queries and outputs hardly matter."""
         seen = context_tokens + sequences
         flops, moved = seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences)
         peak = self._peak[heads.compute]
-        return roofline(flops, moved, peak, self._bandwidth, self._efficiency.attention_decode)
+        cost = roofline(flops, moved, peak, self._bandwidth, self._efficiency.attention_decode)
+        return unpacked_cache(cost, seen, heads, self._vector)
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """FlashAttention (Dao 2023): the pairs below the diagonal are computed, keys and values stay on the chip."""

@@ -1,4 +1,4 @@
-"""Kernels that are all slower or faster by a factor per operator class: one repetition of a run with error bars."""
+"""Kernels that are all slower or faster by a factor per operator class: of an engine, or for a run with error bars."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from sim.cost.collectives import Operation
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+from sim.cost.schemes import gemm_scheme, kv_scheme
 
 CLASSES = ("gemm", "moe", "attention_decode", "attention_prefill", "elementwise", "collective")
 
 
 @dataclass(frozen=True)
 class ScaledKernels:
-    """The prices of `kernels`, times the factor of their operator class (1 where none is given)."""
+    """The prices of `kernels`, times the factor of their operator class (1 where none is given).
+
+    `moe/w4a16_mxfp4` is the factor of one format, as measured tables name it, and goes before that of its class.
+    """
 
     kernels: Kernels
     factors: Mapping[str, float]
@@ -25,19 +29,20 @@ class ScaledKernels:
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Scaled."""
-        return self._scaled("gemm", self.kernels.gemm(m, k, n, form))
+        return self._scaled("gemm", self.kernels.gemm(m, k, n, form), gemm_scheme(form))
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """Scaled."""
-        return self._scaled("moe", self.kernels.experts(tokens, experts))
+        return self._scaled("moe", self.kernels.experts(tokens, experts), gemm_scheme(experts.format))
 
     def decode_attention(self, sequences: int, context_tokens: int, heads: Heads) -> Cost:
         """Scaled."""
-        return self._scaled("attention_decode", self.kernels.decode_attention(sequences, context_tokens, heads))
+        cost = self.kernels.decode_attention(sequences, context_tokens, heads)
+        return self._scaled("attention_decode", cost, kv_scheme(heads))
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Scaled."""
-        return self._scaled("attention_prefill", self.kernels.prefill_attention(work, heads))
+        return self._scaled("attention_prefill", self.kernels.prefill_attention(work, heads), kv_scheme(heads))
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """Scaled."""
@@ -47,5 +52,6 @@ class ScaledKernels:
         """Scaled."""
         return self._scaled("collective", self.kernels.collective(operation, tensor_bytes, num_gpus))
 
-    def _scaled(self, op_class: str, cost: Cost) -> Cost:
-        return cost._replace(seconds=cost.seconds * self.factors.get(op_class, 1.0))
+    def _scaled(self, op_class: str, cost: Cost, number_format: str = "") -> Cost:
+        factor = self.factors.get(f"{op_class}/{number_format}") or self.factors.get(op_class, 1.0)
+        return cost._replace(seconds=cost.seconds * factor)

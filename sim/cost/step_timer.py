@@ -155,7 +155,7 @@ class RooflineStepTimer:
             ops += forward.decode(shape.decodes, shape.context_tokens)
             for i, seen in enumerate(shape.local_tokens):
                 ops += forward.decode(shape.decodes, seen, i)
-        host = self._host_seconds(tokens, sampled)
+        host = self.host_seconds(tokens, sampled)
         if host:
             ops.append(OpCost("host", 1, Cost(host, 0.0, 0.0, "host")))
         return ops
@@ -189,7 +189,7 @@ class RooflineStepTimer:
             tokens += new
             tiles.append((cached, new + 15 & -16))
         key = tuple(tiles)
-        host = self._host_seconds(tokens, sampled)
+        host = self.host_seconds(tokens, sampled)
         if self._lanes > 1:
             lane = self._forward.layout.fullest
             tokens, sampled = lane(tokens, shape.longest_chunk), lane(sampled)
@@ -208,11 +208,11 @@ class RooflineStepTimer:
         return time
 
     def _constant(self, count: int) -> int:
-        lane, host = self._forward.layout.fullest(count), self._ps(self._host_seconds(count, count))
+        lane, host = self._forward.layout.fullest(count), self._ps(self.host_seconds(count, count))
         self._constant_ps[count] = time = self._rows(lane) + self._head(lane) + host
         return time
 
-    def _host_seconds(self, tokens: int, sampled: int) -> float:
+    def host_seconds(self, tokens: int, sampled: int) -> float:
         """Exposed host time of a step: each micro-batch of a pipeline is scheduled on its own."""
         return self._host.seconds(tokens, sampled) + (self._forward.layout.pp - 1) * self._host.step_s
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,9 +17,12 @@ from sim.engine.lifecycle import add_request
 from sim.engine.recorder import Recorder
 from sim.engine.replica import Replica, ReplicaParts
 from sim.engine.router import Router
+from sim.errors import ConfigError
 from sim.request import NO_REASON, Reason, Request, State
 from sim.workloads.base import Workload
 
+_MOST_IN_VAIN = 100_000
+"""Clients who send again as soon as they are refused, or give up in a nanosecond, would keep a run busy for ever."""
 _TIDY_EVERY = 1024  # requests between two looks at buffers and progress
 
 
@@ -31,8 +34,8 @@ class Cluster:
     """Plays a workload against replicas. One object is good for one run.
 
     `max_model_len` is the longest prompt plus output a server accepts; `client_timeout_ps` the patience of a client;
-    `front_end` what delays requests before a scheduler sees them; with `handoff` the first replicas compute prompts and
-    the others decode;
+    `front_ends` what delays requests between the router and each replica's scheduler, by replica (none: no delay); with
+    `handoff` the first replicas compute prompts and the others decode;
     `on_progress` hears how many requests have ended; `directory` is where tables that outgrow memory may be written.
     """
 
@@ -44,7 +47,7 @@ class Cluster:
         *,
         max_model_len: int,
         client_timeout_ps: int | None = None,
-        front_end: FrontEnd | None = None,
+        front_ends: Sequence[FrontEnd] = (),
         handoff: HandoffRules | None = None,
         on_progress: Callable[[int], None] | None = None,
         directory: Path | None = None,
@@ -57,9 +60,10 @@ class Cluster:
             self._disaggregate(handoff)
         self.submitted = self.ended = 0
         self.interrupted = False
+        self._in_vain = 0  # requests in a row that were followed by another and had no token
         self._workload, self._router = workload, router
         self._max_model_len, self._timeout_ps = max_model_len, client_timeout_ps
-        self._on_progress, self._front_end = on_progress, front_end
+        self._on_progress, self._front_ends = on_progress, front_ends
         self._arrivals: Iterator[Request] = iter(workload)
         self._next: Request | None = None
         self._stopping = False
@@ -87,10 +91,9 @@ class Cluster:
         if self._on_progress is not None:
             self._on_progress(self.ended)
 
-    def submit(self, request: Request) -> None:
-        """A request reaches the front door: it is refused there or routed."""
+    def submit(self, request: Request, replica: Replica) -> None:
+        """A request reaches a replica: it is refused there or waits for its scheduler."""
         self.submitted += 1
-        replica = self._router(request, self._front)
         if request.prompt_tokens + request.max_output_tokens > self._max_model_len:
             self._refuse(request, Reason.TOO_LONG)
         elif (reason := self._refusal(request, replica)) is not NO_REASON:
@@ -133,20 +136,28 @@ class Cluster:
                 return
 
     def _accept(self, request: Request) -> None:
-        """A client sends a request now."""
-        if self._front_end is None:
-            self.submit(request)
+        """A client sends a request now, and a router chooses who will serve it."""
+        replica = self._router(request, self._front)
+        if not self._front_ends:
+            self.submit(request, replica)
             return
         now: int = self.env.now  # type: ignore[assignment]
-        delay, patience = self._front_end.delay_ps(request, now), self._timeout_ps
+        delay, patience = self._front_ends[replica.index].delay_ps(request, now), self._timeout_ps
+        replica.outstanding += 1  # routers know of it while it is on its way
         if patience is not None and patience <= delay:
-            Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._lose(request))
+            Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._lose(request, replica))
         else:
-            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self.submit(request))
+            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self._reach(request, replica))
 
-    def _lose(self, request: Request) -> None:
-        """A client gives up before its request has reached a replica."""
+    def _reach(self, request: Request, replica: Replica) -> None:
+        """A request has passed the API server of its replica."""
+        replica.outstanding -= 1
+        self.submit(request, replica)
+
+    def _lose(self, request: Request, replica: Replica) -> None:
+        """A client gives up before its request has passed the API server."""
         self.submitted += 1
+        replica.outstanding -= 1
         request.state = State.ABORTED
         now: int = self.env.now  # type: ignore[assignment]
         add_request(self.recorder.requests, request, -1, Reason.CLIENT_TIMEOUT, now)
@@ -177,6 +188,10 @@ class Cluster:
         if self._stopping:
             return
         for follow_up in self._workload.on_finish(request, now):
+            self._in_vain = 0 if request.emitted_tokens else self._in_vain + 1
+            if self._in_vain >= _MOST_IN_VAIN:
+                raise ConfigError(f"can never end: {_MOST_IN_VAIN:,} requests in a row, up to number {request.id}, "
+                                  "were refused or given up before their first token and sent again")  # fmt: skip
             delay = follow_up.arrival_ps - now
             Alarm(self.env, ARRIVAL + follow_up.id, delay, lambda _, r=follow_up: self._accept(r))  # type: ignore[misc]
 

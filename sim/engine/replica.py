@@ -315,9 +315,9 @@ class Replica(Transfers):
             elif self._copying:
                 self._blocked_ps = now
             else:
-                raise InvariantError(f"replica {self.index} has running requests and plans no step")
+                raise InvariantError(f"replica {self.index} plans no step for {self._scheduler.running()[0]}")
         elif self._scheduler.num_waiting and until_ps >= NO_LIMIT and not self._copying and not self._loading:
-            raise InvariantError(f"replica {self.index} is idle and leaves requests waiting")
+            raise InvariantError(f"replica {self.index} is idle and never begins {self._scheduler.waiting()[0]}")
         if until_ps < NO_LIMIT:
             self._wake_at(max(now, until_ps))
 

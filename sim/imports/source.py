@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sim.documents import parse_json
 from sim.errors import ConfigError
 
 Run = TypeVar("Run")
@@ -67,15 +67,9 @@ def read_json(path: Path) -> Any:
     if not text.strip():
         raise ConfigError("is empty; expected a JSON result", file=path)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        return _read_json_lines(text, path, error)
-    except RecursionError:
-        raise ConfigError("is not a JSON result (nested too deeply)", file=path) from None
-
-
-def _read_json_lines(text: str, path: Path, whole: json.JSONDecodeError) -> list[Any]:
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (json.JSONDecodeError, RecursionError):
-        raise ConfigError(f"is not valid JSON: {whole.msg}", file=path, line=whole.lineno) from None
+        return parse_json(text, path)
+    except ConfigError as whole:
+        try:
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
+        except ConfigError:
+            raise whole from None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ConfigError
-from sim.specs.quantization import SCHEMES
+from sim.specs.schemes import SCHEMES
 
 _SMALLEST_BLOCK = 8  # with groups of layers (hybrid models) tokens / blocks is less than a block
 _DEFAULT_BLOCK_SIZE = 16  # vLLM on CUDA, unless an attention backend or --block-size says otherwise

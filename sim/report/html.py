@@ -20,11 +20,11 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
 
     Everything that came from the user's files is escaped; the drawings are our own.
     """
-    template = _environment().get_template("report.html.j2")
     result, summary = evidence.result, evidence.summary
     scenario: Mapping[str, Any] = result.manifest.get("scenario") or {}
     setting = rows.setting(result)
-    return template.render(
+    return rendered(
+        "report.html.j2",
         title=str(scenario.get("name") or "run"),
         subtitle=" · ".join(text for label, text in setting if label in ("Model", "Hardware", "Workload")),
         summary=summary,
@@ -34,11 +34,11 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
         attainment=rows.attainment(summary),
         objectives=rows.objectives(summary),
         statistics=rows.STATISTICS.values(),
-        latencies=rows.latencies(summary, {**rows.LATENCIES, **rows.PHASES}),
+        latencies=rows.latencies(summary, {**rows.LATENCIES, **rows.CLIENT, **rows.PHASES}),
         intervals=rows.intervals(summary),
         intervals_title=rows.intervals_title(summary),
         tables=_tables(evidence),
-        figures=[_inlined(kind, svg) for kind, svg in drawings],
+        figures=[inlined(kind.name, kind.title, kind.caption, svg) for kind, svg in drawings],
         notes=rows.notes(summary, result),
         setting=setting,
         scenario=_as_yaml(scenario),
@@ -46,15 +46,17 @@ def render_page(evidence: Evidence, drawings: Iterable[tuple[FigureKind, str]]) 
     )
 
 
-def _environment() -> Environment:
+def rendered(template: str, **values: Any) -> str:
+    """One of the package's pages; everything in `values` that is not `Markup` is escaped."""
     # The template's name ends in .j2, so escaping is switched on for all rather than by file extension.
     loader = PackageLoader("sim", "data/templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.get_template(template).render(**values)
 
 
-def _inlined(kind: FigureKind, svg: str) -> dict[str, Any]:
-    drawing = Markup(inline_svg(svg, kind.name, kind.title))
-    return {"name": kind.name, "title": kind.title, "caption": kind.caption, "svg": drawing}
+def inlined(name: str, title: str, caption: str, svg: str) -> dict[str, Any]:
+    """A figure as the pages show it: heading, what to read from it, and the drawing itself."""
+    return {"name": name, "title": title, "caption": caption, "svg": Markup(inline_svg(svg, name, title))}
 
 
 def _trust(label: Any) -> dict[str, str] | None:

@@ -23,6 +23,11 @@ PHASES: Mapping[str, str] = {
     "decode_time": "Decode (first to last token)",
     "preempted_time": "Preempted",
 }
+CLIENT: Mapping[str, str] = {
+    "client_ttft": "TTFT at the client",
+    "client_tpot": "TPOT at the client",
+    "client_e2el": "E2E at the client",
+}
 MEMORY_PARTS: Mapping[str, str] = {
     "weight_bytes": "weights",
     "activation_bytes": "activation peak",
@@ -121,11 +126,11 @@ def totals(summary: Mapping[str, Any]) -> list[Row]:
 
 
 def latencies(summary: Mapping[str, Any], metrics: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Metric and its statistics in milliseconds; time spent preempted only where there was any."""
+    """Metric and its statistics in milliseconds; time spent preempted, and at the client, only where there was any."""
     return [
         (title, [milliseconds(summary[f"{statistic}_{metric}_ms"]) for statistic in STATISTICS])
         for metric, title in metrics.items()
-        if metric != "preempted_time" or summary["num_preemptions"]
+        if f"mean_{metric}_ms" in summary and (metric != "preempted_time" or summary["num_preemptions"])
     ]
 
 
@@ -147,7 +152,20 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("Preemptions", f"{summary['num_preemptions']:,} ({summary['requests_preempted']:,} requests)"),
         ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
         *_copies(summary),
+        *_client(summary.get("client")),
     ]
+
+
+def _client(client: Mapping[str, Any] | None) -> list[Row]:
+    """How answers travelled; nothing where the scenario does not say."""
+    if client is None:
+        return []
+    return [
+        (f"Answers by {client['response'].replace('_', ' ')} over {client['protocol']}, messages per request",
+         number(client["messages_per_request"], 1)),
+        ("Round trips per request", number(client["round_trips_per_request"], 1)),
+        ("Bytes on the wire per output token", number(client["wire_bytes_per_output_token"], 1)),
+    ]  # fmt: skip
 
 
 def _copies(summary: Mapping[str, Any]) -> list[Row]:

@@ -75,7 +75,7 @@ def _latencies(summary: Mapping[str, Any]) -> Table:
     table.add_column("")
     for statistic in rows.STATISTICS.values():
         table.add_column(statistic, justify="right")
-    for metrics in (rows.LATENCIES, rows.PHASES):
+    for metrics in (rows.LATENCIES, rows.CLIENT, rows.PHASES):
         for title, cells in rows.latencies(summary, metrics):
             table.add_row(title, *cells)
         table.add_section()

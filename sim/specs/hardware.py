@@ -41,7 +41,7 @@ __all__ = [
 NumberFormat = Literal["fp16", "bf16", "tf32", "fp8", "int8", "int4", "fp4"]
 """A format that tensor cores multiply. Codebooks (NF4) and weight-only schemes multiply in 16 bit, so are not here."""
 
-Generation = Literal["volta", "turing", "ampere", "ada", "hopper", "blackwell", "other"]
+Generation = Literal["volta", "turing", "ampere", "ada", "hopper", "blackwell", "cpu", "other"]
 Text = Annotated[str, BeforeValidator(lambda raw: str(raw) if isinstance(raw, (int, float)) else raw)]
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -127,6 +127,11 @@ class Gpu(BaseModel):
     shared_memory_per_sm_bytes: Bytes = _assumed(
         CountFact(100 * 2**10, DEFAULT), "largest shared memory of one SM; default 100 KiB"
     )
+    vector_lanes_per_sm: Count = _assumed(
+        CountFact(64, DEFAULT),
+        "32-bit integer operations of one SM (or CPU core) per clock; default 64, as on NVIDIA's chips from Volta to "
+        "Hopper (CUDA C++ Programming Guide, table of arithmetic throughput; from memory)",
+    )
     boost_clock_hz: Hertz = _assumed(Fact(1.7e9, DEFAULT), "boost clock; default 1.7 GHz")
     tdp_watts: Watts = _assumed(Fact(400.0, DEFAULT), "board power limit; default 400 W")
     idle_watts: Watts = _assumed(Fact(50.0, DEFAULT), "power of the idle card without a CUDA context; default 50 W")
@@ -173,6 +178,19 @@ class Gpu(BaseModel):
     def ridge_point(self, fmt: str) -> float:
         """FLOP per byte at which memory and tensor cores take equally long (Williams et al. 2009, the roofline)."""
         return self.peak_flops(fmt) / self.memory_bandwidth_bytes_per_s
+
+    @property
+    def capability(self) -> float | None:
+        """NVIDIA's compute capability as a number, 8.6 for "8.6"; None where the profile does not say."""
+        try:
+            return float(self.compute_capability)
+        except ValueError:
+            return None
+
+    @property
+    def vector_ops_per_s(self) -> float:
+        """32-bit operations that the vector units do in a second: what unpacking weights costs is counted in them."""
+        return float(self.vector_lanes_per_sm) * float(self.sm_count) * float(self.boost_clock_hz)
 
     @property
     def default_dtype(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.catalog import file_at, folder
+from sim.documents import parse_json
 from sim.errors import ConfigError
 from sim.specs.architecture import DTYPE_BYTES, LayerGroup, ModelArchitecture, WeightMatrix
 from sim.specs.hf_keys import HfKeys
@@ -52,15 +53,20 @@ def architecture_from_hf(config: Mapping[str, Any], name: str, *, file: str | No
         mtp_layers=_mtp_layers(keys),
         family=keys.model_type.removesuffix("_text"),
         quantization=_quantization(config, keys),
-        filters_samples=_filters_samples(config.get("generation_config")),
+        filters_samples=_filters_samples(keys),
     )
 
 
-def _filters_samples(generation: Any) -> bool:
+def _filters_samples(keys: HfKeys) -> bool:
     """Whether generation_config.json, which the catalogue keeps beside the rest, asks for top-k or top-p."""
+    generation = keys.data.get("generation_config")
     if not isinstance(generation, Mapping):
         return False
-    return float(generation.get("top_p") or 1) < 1 or int(generation.get("top_k") or 0) > 0
+    top_p, top_k = generation.get("top_p") or 1, generation.get("top_k") or 0
+    for key, value in (("top_p", top_p), ("top_k", top_k)):
+        if not isinstance(value, (int, float)):
+            raise keys.error(f"generation_config.{key}", "must be a number", value=value)
+    return bool(top_p < 1 or top_k > 0)
 
 
 def _dtype(keys: HfKeys) -> str:
@@ -210,11 +216,9 @@ def _from_file(path: Path) -> ModelArchitecture:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8-sig"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot be read", file=path) from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"is not valid JSON: {error.msg}", file=path, line=error.lineno) from error
     if not isinstance(data, dict):
         raise ConfigError("must be a JSON object, as Hugging Face's config.json is", file=path)
     return data

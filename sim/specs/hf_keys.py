@@ -58,6 +58,11 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_LARGEST = 1 << 40
+_MOST = {"num_hidden_layers": 10_000, "num_nextn_predict_layers": 10_000}
+"""Counts beyond any model: what is listed per layer must fit memory."""
+
+
 @dataclass(frozen=True)
 class HfKeys:
     """The keys of a config.json as its language model sees them; an absent key and a null one are the same."""
@@ -106,6 +111,9 @@ class HfKeys:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise self.error(key, "must be a whole number, 0 or more", value=value)
+        most = _MOST.get(key, _LARGEST)
+        if value > most:
+            raise self.error(key, f"must be at most {most:,}", value=value)
         return value
 
     def positive(self, key: str, default: int | None = None) -> int:

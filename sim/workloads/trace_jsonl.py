@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.documents import parse_json
 from sim.errors import ConfigError
 from sim.units import PS_PER_S, ceil_div
 from sim.workloads.arrivals import LATEST_PS
@@ -125,10 +125,7 @@ def _lines(path: Path) -> Iterator[_Line]:
     for number, text in enumerate(read_text(path).split("\n"), start=1):
         if not text.strip():
             continue
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"is not valid JSON ({error.msg})", file=path, line=number) from error
+        data = parse_json(text, path, number)
         if not isinstance(data, dict):
             raise ConfigError("is not a JSON object", file=path, line=number)
         yield _Line(path, number, data)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.documents import parse_json
 from sim.errors import ConfigError
 from sim.rng import stream
 from sim.units import PS_PER_S
@@ -125,13 +125,11 @@ def _number(path: Path, line: int, row: list[str], column: int) -> float:
 
 def _lengths(path: Path) -> dict[float, dict[str, Empirical]]:
     try:
-        data = json.loads(read_text(path))
+        data = parse_json(read_text(path), path)
         periods = {float(start): pdfs for start, pdfs in data.items()}
         return {start: {k: _pdf(v) for k, v in pdfs.items() if k.endswith("_tokens") and v.strip() != "{}"}
                 for start, pdfs in periods.items()}  # fmt: skip
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"is not valid JSON ({error.msg})", file=path, line=error.lineno) from error
-    except (AttributeError, ValueError, SyntaxError, TypeError) as error:
+    except (AttributeError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"is not a ServeGen dataset of {{start: {{name: pdf}}}} ({problem})", file=path) from error
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sim.documents import parse_json
 from sim.errors import ConfigError
 from sim.workloads.trace_jsonl import read_text
 from sim.workloads.trace_table import Trace, normalise
@@ -43,10 +43,7 @@ def read_sharegpt(path: Path) -> Trace:
 
 
 def _array(path: Path) -> list[Any]:
-    try:
-        data = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"is not valid JSON ({error.msg})", file=path, line=error.lineno) from error
+    data = parse_json(read_text(path), path)
     if not isinstance(data, list):
         raise ConfigError("is not a JSON array of conversations", file=path)
     return data
@@ -54,7 +51,7 @@ def _array(path: Path) -> list[Any]:
 
 def _first_exchange(path: Path, number: int, item: Any) -> tuple[int, int] | None:
     turns = item.get("conversations", item.get("conversation")) if isinstance(item, dict) else None
-    if not isinstance(turns, list):
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns[:2]):
         raise ConfigError("is not a list of turns", file=path, key=f"[{number}].conversations")
     if len(turns) < 2:
         return None

@@ -22,7 +22,7 @@ from sim.request import Request
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.layout import Layout
-from sim.specs.quantization import parse_quantization
+from sim.specs.quantization_keys import parse_quantization
 
 MODELS = {
     "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", "h100-sxm", 1, None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sim.specs.hf_config import load_model
-from sim.specs.quantization import parse_quantization
+from sim.specs.quantization_keys import parse_quantization
 
 # `total_size` of the safetensors index. Llama-2's files also hold rotary buffers (7B: 32 layers x 64 x 4 bytes), which
 # are not parameters, so its count comes from the model card: 6,738,415,616 parameters at two bytes.

@@ -11,7 +11,8 @@ from sim.cost.step_timer import RooflineStepTimer
 from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.layout import Layout
-from sim.specs.quantization import QuantScheme, parse_quantization
+from sim.specs.quantization import QuantScheme
+from sim.specs.quantization_keys import parse_quantization
 
 FP16 = MatmulFormat("fp16", 2.0, 2.0, "fp16")
 ONE_SQUARE = {"k": 80_000, "n": 100_000}  # one matrix that stands for a model of 8 billion parameters

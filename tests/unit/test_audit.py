@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -93,14 +93,14 @@ COOKED: list[tuple[Callable[[RunResult], None], str]] = [
     (_twice, "ended twice"),
     (_before_arrival, "ended before it arrived"),
     (_early_schedule, "scheduled before it arrived"),
-    (_token_too_early, "before its step had begun"),
+    (_token_too_early, r"request \d+ got a token before the step of it had begun \(at \d"),
     (_end_too_early, "before its first token"),
-    (_silent, "without a token"),
-    (_tokenless, "tokens and their times"),
-    (_extra_token, "other tokens than steps emitted"),
-    (_lost_segment_token, "other tokens than steps emitted"),
-    (_overlap, "overlap"),
-    (_no_time, "took no time"),
+    (_silent, r"request \d+ completed without a token"),
+    (_tokenless, "has tokens without a time, or a time without tokens"),
+    (_extra_token, r"received \d+ tokens but steps emitted \d+"),
+    (_lost_segment_token, r"received \d+ tokens but steps emitted \d+"),
+    (_overlap, r"replica \d+ runs two steps at once"),
+    (_no_time, "has a step that takes no time"),
     (_negative_blocks, "fewer than no KV blocks"),
 ]
 
@@ -119,3 +119,26 @@ def test_lost_requests_are_found() -> None:
     result = run()
     with pytest.raises(InvariantError, match="submitted but"):
         audit(result, len(result.requests) + 1)
+
+
+@dataclass
+class Left:
+    """A replica after the end of a run."""
+
+    index: int = 3
+    outstanding: int = 0
+    blocks: int = 0
+
+    def used_blocks(self) -> int:
+        """KV blocks that somebody still holds."""
+        return self.blocks
+
+
+def test_what_is_left_over_is_found() -> None:
+    """A replica that still has a request, or blocks, when everything has ended is named."""
+    result = run()
+    audit(result, len(result.requests), [Left()])
+    with pytest.raises(InvariantError, match="replica 3 holds 1 requests after the end"):
+        audit(result, len(result.requests), [Left(outstanding=1)])
+    with pytest.raises(InvariantError, match="replica 3 holds 5 KV blocks after the end"):
+        audit(result, len(result.requests), [Left(blocks=5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Chip:
     l2_bytes: float
     link_bytes_per_s: float
     mma_rows: int = 16
+    vector_ops_per_s: float = math.inf
+    """32-bit operations of the vector units, which unpack quantised weights and caches."""
     pcie_bytes_per_s: float = 0.0
 
     def peak(self, number_format: str) -> float:
@@ -43,6 +46,7 @@ def chip_of(gpu: Gpu) -> Chip:
         sms=int(gpu.sm_count),
         l2_bytes=float(gpu.l2_bytes),
         link_bytes_per_s=float(gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s),
+        vector_ops_per_s=gpu.vector_ops_per_s,
         mma_rows=64 if gpu.generation in _WARP_GROUP_MMA else 16,
         pcie_bytes_per_s=float(gpu.pcie_bytes_per_s),
     )

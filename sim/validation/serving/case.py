@@ -83,8 +83,12 @@ class Case:
     never_evicts: bool = False
     """The server admits a request only if its final length fits (TensorRT-LLM's GUARANTEED_NO_EVICT)."""
     overloaded: bool | None = None
+    client: str = ""
+    """A client whose requests cost its server more than others do, and so has constants of its own."""
     remarks: tuple[str, ...] = ()
     doubt: str = ""
+    doubted_metrics: tuple[str, ...] = ()
+    """Beginnings of the metrics that contradict themselves where the others do not."""
     problem: str = ""
     suspect: bool = False
 

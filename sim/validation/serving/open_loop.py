@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.documents import parse_json
 from sim.errors import ConfigError
 from sim.rng import stream
 from sim.validation.serving.case import WHOLE_RUN, Case, Floats, Ints, Part, Traffic
@@ -63,7 +63,7 @@ class _Requests:
 def read_json(path: Path) -> list[Case]:
     """The runs of serving_runs.json; requests are found beside it. Raises ConfigError when it is not JSON."""
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))
+        runs = parse_json(path.read_text(encoding="utf-8"), path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"is not readable JSON ({error})", file=path) from error
     runs = runs.get("runs", []) if isinstance(runs, Mapping) else runs

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sim.build import build
+from sim.cost.calibrated_kernels import formats_of
 from sim.errors import SimError
 from sim.regime import Regime, judge
 from sim.request import State
-from sim.results import Table
+from sim.results import RunResult, Table
 from sim.run import run_setup
 from sim.scenario import load_scenario
+from sim.setup import Setup
 from sim.units import PS_PER_S, ceil_div
 from sim.validation.serving.case import Case, Floats, Nominal, Part, Traffic
+from sim.validation.serving.shares import Shares, shares_of
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
@@ -38,15 +41,22 @@ class Predicted:
     parts: tuple[Mapping[str, float], ...] = ()
     overloaded: bool | None = None
     problem: str = ""
+    shares: tuple[Shares, ...] = ()
+    """What the latencies of each part consist of, where that was asked for."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """The measured number format of each operator class, likewise."""
 
 
-def predict(case: Case, overrides: Mapping[str, Any] | None = None) -> Predicted:
+def predict(case: Case, overrides: Mapping[str, Any] | None = None, *, with_shares: bool = False) -> Predicted:
     """Simulate a case; `overrides` are dotted keys of the scenario. A case that cannot run says why."""
     if case.problem or case.traffic is None:
         return Predicted(problem=case.problem or "has no traffic")
     try:
-        requests = _simulate(case, case.traffic, overrides or {})
+        setup, result = _simulate(case, case.traffic, overrides or {})
+        requests = result.requests
         parts = tuple(metrics(requests, part, case.nominal) for part in case.parts)
+        shares = shares_of(setup, result, case.parts) if with_shares else ()
+        formats = formats_of(setup.timer.forward) if with_shares else {}
     except SimError as error:
         return Predicted(problem=str(error))
     except Exception as error:  # one row of a table must not cost the others
@@ -54,10 +64,11 @@ def predict(case: Case, overrides: Mapping[str, Any] | None = None) -> Predicted
     if not any(parts):
         return Predicted(problem="no request completed in the simulation" if case.parts else "states no metric")
     kind = {"closed_loop": "closed_loop", "at_once": "all_at_once"}.get(case.traffic.client, "")
-    return Predicted(parts, judge(requests, kind).regime is Regime.OVERLOADED if not kind else None)
+    behind = judge(requests, kind).regime is Regime.OVERLOADED if not kind else None
+    return Predicted(parts, behind, shares=shares, formats=formats)
 
 
-def _simulate(case: Case, traffic: Traffic, overrides: Mapping[str, Any]) -> Table:
+def _simulate(case: Case, traffic: Traffic, overrides: Mapping[str, Any]) -> tuple[Setup, RunResult]:
     with tempfile.TemporaryDirectory() as folder:
         scenario = {**case.scenario, "name": case.id, "workload": _placeholder(traffic)}
         if case.config is not None:
@@ -67,8 +78,7 @@ def _simulate(case: Case, traffic: Traffic, overrides: Mapping[str, Any]) -> Tab
         if case.never_evicts:
             overrides = {**overrides, **_seats(scenario, overrides, traffic)}
         setup = build(load_scenario(scenario, overrides))
-        result = run_setup(replace(setup, workload=_workload(traffic, case.path)))
-    return result.requests
+        return setup, run_setup(replace(setup, workload=_workload(traffic, case.path)))
 
 
 def _seats(scenario: Mapping[str, Any], overrides: Mapping[str, Any], traffic: Traffic) -> dict[str, int]:

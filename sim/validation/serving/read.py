@@ -23,10 +23,12 @@ class Format:
     name: str
     columns: Sequence[str]
     read_row: Callable[[str, Row, Path], Case]
+    doubt: Callable[[Sequence[Case]], list[Case]] = list
+    """What only the table as a whole gives away."""
 
 
 FORMATS = (
-    Format("closed loop", closed_loop.COLUMNS, closed_loop.read_row),
+    Format("closed loop", closed_loop.COLUMNS, closed_loop.read_row, closed_loop.beyond_silicon),
     Format("vllm bench serve", bench.COLUMNS, bench.read_row),
     Format("offline throughput", offline.COLUMNS, offline.read_row),
     Format("request rates", online.COLUMNS, online.read_row),
@@ -60,7 +62,7 @@ def read_table(path: Path) -> list[Case]:
         return open_loop.read_csv_rows(rows, path)
     for form in FORMATS:
         if set(form.columns) <= columns:
-            return _without_copies(each(rows, path.stem, path, partial(_read, form, path)))
+            return form.doubt(_without_copies(each(rows, path.stem, path, partial(_read, form, path))))
     kinds = ["open loop (serving_runs)", *(form.name for form in FORMATS)]
     raise ConfigError("its columns are none of the known tables of serving runs", file=path, choices=kinds)
 

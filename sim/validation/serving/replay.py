@@ -23,14 +23,16 @@ def replay(
     jobs: int | None = None,
     overrides: Callable[[Case], Mapping[str, Any]] | None = None,
     on_progress: Progress | None = None,
+    with_shares: bool = False,
 ) -> list[Predicted]:
     """A prediction for every case, in order, on `jobs` processes (default: all cores).
 
-    `overrides` gives dotted keys to set in a case's scenario. `on_progress` hears how many cases are done, of how many.
+    `overrides` gives dotted keys to set in a case's scenario. `with_shares` says what latencies consist of.
+    `on_progress` hears how many cases are done, of how many.
     """
     chunks = [range(at, min(at + _CHUNK, len(cases))) for at in range(0, len(cases), _CHUNK)]
     chosen = [({} if overrides is None else overrides(case)) for case in cases]
-    tasks = (delayed(_predict_all)([(cases[i], chosen[i]) for i in chunk]) for chunk in chunks)
+    tasks = (delayed(_predict_all)([(cases[i], chosen[i]) for i in chunk], with_shares) for chunk in chunks)
     found: list[Predicted] = []
     for part in _results(tasks, jobs or os.cpu_count() or 1):
         found += part
@@ -44,5 +46,5 @@ def _results(tasks: Iterator[Any], jobs: int) -> Iterator[list[Predicted]]:
     yield from results
 
 
-def _predict_all(cases: Sequence[tuple[Case, Mapping[str, Any]]]) -> list[Predicted]:
-    return [predict(case, overrides) for case, overrides in cases]
+def _predict_all(cases: Sequence[tuple[Case, Mapping[str, Any]]], with_shares: bool) -> list[Predicted]:
+    return [predict(case, overrides, with_shares=with_shares) for case, overrides in cases]

@@ -99,7 +99,12 @@ def comparable(line: Scored) -> bool:
 
     Those of an overloaded run measure the client's patience, and some contradict themselves.
     """
-    return line.actual_regime != "overloaded" and not line.case.doubt
+    case = line.case
+    return (
+        line.actual_regime != "overloaded"
+        and not case.doubt
+        and not (case.doubted_metrics and line.metric.startswith(case.doubted_metrics))
+    )
 
 
 def failed(pairs: Iterable[tuple[Case, Predicted]], suspect: bool) -> dict[str, dict[str, list[str]]]:

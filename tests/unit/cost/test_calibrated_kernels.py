@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from sim.cost.calibrated_kernels import CalibratedKernels, gemm_scheme, op_class
-from sim.cost.calibration import Calibration, Key
+from sim.cost.calibrated_kernels import CalibratedKernels, op_class
+from sim.cost.calibration import Calibration, Entry, Key
 from sim.cost.calibration_source import find_calibration
 from sim.cost.kernels.attention_decode import DecodeFormat, DecodeKernel
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_prefill import prefill_s
 from sim.cost.kernels.elementwise import ElementwiseKernel, ElementwiseParams
-from sim.cost.kernels.gemm import gemm_s
+from sim.cost.kernels.gemm import GemmKernel, GemmParams, gemm_s
 from sim.cost.roofline import DatasheetKernels, Experts, Heads, MatmulFormat, PrefillWork
+from sim.cost.schemes import gemm_scheme
 from sim.specs.hardware import load_gpu
 
 BF16 = MatmulFormat("bf16", 2.0, 2.0, "bf16")
@@ -41,7 +42,6 @@ def kernels() -> CalibratedKernels:
         (MatmulFormat("bf16", 1.0, 2.0, "fp8"), "w8a16"),
         (MatmulFormat("bf16", 0.52, 2.0, "int4-awq"), "w4a16"),
         (MatmulFormat("bf16", 0.53, 2.0, "mxfp4"), "w4a16_mxfp4"),
-        (MatmulFormat("bf16", 0.56, 2.0, "nf4"), "nf4"),
     ],
 )
 def test_formats_find_their_measured_scheme(form: MatmulFormat, scheme: str) -> None:
@@ -58,27 +58,22 @@ def test_a_projection_is_priced_cold(kernels: CalibratedKernels) -> None:
     assert cost.bound == "memory" and cost.flops == 2.0 * 16 * 4096 * 14336
 
 
-def test_look_up_tables_cost_what_four_bits_cost_until_they_are_measured(kernels: CalibratedKernels) -> None:
-    """NF4 borrows the constants of integer weights of the same width."""
-    nf4, int4 = (MatmulFormat("bf16", 0.52, 2.0, name) for name in ("nf4", "int4-awq"))
-    assert kernels.gemm(16, 4096, 14336, nf4).seconds == kernels.gemm(16, 4096, 14336, int4).seconds
+def _with(kernels: CalibratedKernels, key: Key, entry: Entry) -> Calibration:
+    return Calibration(kernels.calibration.chip, {**kernels.calibration.entries, key: entry})
 
 
-def test_four_bit_kv_is_priced_as_measured_where_it_was(kernels: CalibratedKernels) -> None:
-    """Without measurements it costs what fp8 costs; with them, its own bytes."""
-    narrow = HEADS._replace(kv_bytes_per_token=8 * 256 * 0.53)
-    fp8 = HEADS._replace(kv_bytes_per_token=8 * 256 * 1.0)
-    assert (
-        kernels.decode_attention(64, 64 * 4096, narrow).seconds == kernels.decode_attention(64, 64 * 4096, fp8).seconds
-    )
+def test_an_integer_cache_is_priced_by_its_own_kernel_where_it_was_measured(kernels: CalibratedKernels) -> None:
+    """A stack measured with a 4-bit cache pays what its kernel takes, unpacking included; others do not see it."""
+    narrow = HEADS._replace(kv_bytes_per_token=8 * 256 * 0.53, unpack_operations=1e6)
     entry = kernels.calibration.find("attention_decode", "fp8")
     assert entry is not None and isinstance(entry.kernel, DecodeKernel)
     half = replace(entry, kernel=replace(entry.kernel, format=DecodeFormat(0.53)))
-    measured = {**kernels.calibration.entries, Key("attention_decode", "int4", "roofserve-kernels"): half}
-    own = CalibratedKernels(Calibration(kernels.calibration.chip, measured), kernels.rest)
-    faster = own.decode_attention(64, 64 * 4096, narrow).seconds / kernels.decode_attention(64, 64 * 4096, fp8).seconds
-    assert 0.5 < faster < 0.75
-    assert own.decode_attention(64, 64 * 4096, fp8) == kernels.decode_attention(64, 64 * 4096, fp8)
+    measured = _with(kernels, Key("attention_decode", "int4", "roofserve-kernels"), half)
+    work = (64, 64 * 4096, narrow)
+    own = CalibratedKernels(measured, kernels.rest, "roofserve-kernels").decode_attention(*work)
+    fp8 = kernels.decode_attention(64, 64 * 4096, HEADS._replace(kv_bytes_per_token=8 * 256 * 1.0))
+    assert 0.5 < own.seconds / fp8.seconds < 0.75
+    assert CalibratedKernels(measured, kernels.rest).decode_attention(*work) == kernels.decode_attention(*work)
 
 
 def test_a_stacks_own_pass_goes_before_what_stands_in(kernels: CalibratedKernels) -> None:
@@ -86,10 +81,21 @@ def test_a_stacks_own_pass_goes_before_what_stands_in(kernels: CalibratedKernels
     entry = kernels.calibration.find("elementwise", "static_fp8_quant")
     assert entry is not None and isinstance(entry.kernel, ElementwiseKernel)
     slow = replace(entry, kernel=replace(entry.kernel, params=ElementwiseParams(1e-3)))
-    measured = {**kernels.calibration.entries, Key("elementwise", "add_rms_norm", "roofserve-kernels"): slow}
-    calibration = Calibration(kernels.calibration.chip, measured)
-    assert CalibratedKernels(calibration, kernels.rest, "roofserve-kernels").elementwise(1e6).seconds > 1e-3
-    assert CalibratedKernels(calibration, kernels.rest).elementwise(1e6) == kernels.elementwise(1e6)
+    measured = _with(kernels, Key("elementwise", "add_rms_norm", "roofserve-kernels"), slow)
+    assert CalibratedKernels(measured, kernels.rest, "roofserve-kernels").elementwise(1e6).seconds > 1e-3
+    assert CalibratedKernels(measured, kernels.rest).elementwise(1e6) == kernels.elementwise(1e6)
+
+
+def test_look_up_weights_are_priced_by_their_own_kernel_where_it_was_measured(kernels: CalibratedKernels) -> None:
+    """NF4 is not integer weights, where both were measured."""
+    entry = kernels.calibration.find("gemm", "w4a16")
+    assert entry is not None and isinstance(entry.kernel, GemmKernel)
+    slow = replace(entry, kernel=replace(entry.kernel, params=GemmParams(1e-3)))
+    calibration = _with(kernels, Key("gemm", "nf4", "roofserve-kernels"), slow)
+    nf4, int4 = (MatmulFormat("bf16", 0.52, 2.0, name) for name in ("nf4", "int4-awq"))
+    own = CalibratedKernels(calibration, kernels.rest, "roofserve-kernels")
+    assert own.gemm(16, 4096, 14336, nf4).seconds > 1e-3 > own.gemm(16, 4096, 14336, int4).seconds
+    assert CalibratedKernels(calibration, kernels.rest).gemm(16, 4096, 14336, nf4).seconds < 1e-3
 
 
 def test_chunks_of_one_length_cost_what_the_chunks_cost(kernels: CalibratedKernels) -> None:
@@ -137,4 +143,4 @@ def test_every_operator_has_an_error_class(kernels: CalibratedKernels) -> None:
     assert [op_class(name) for name in ("qkv", "experts", "all-reduce", "host")] == ["gemm", "moe", "collective", None]
     quantiles = kernels.log_error_quantiles("gemm", "bf16")
     assert quantiles[0.05] < 0 < quantiles[0.95]
-    assert kernels.log_error_quantiles("gemm", "ternary") == {}
+    assert kernels.log_error_quantiles("gemm", "nf4") == {}

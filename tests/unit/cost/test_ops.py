@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from sim.cost.ops import ForwardPass, OpCost, matmul_format, spans_of
+from sim.cost.formats import matmul_format
+from sim.cost.ops import ForwardPass, OpCost, spans_of
 from sim.cost.roofline import DatasheetKernels
 from sim.cost.shape import Span
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.layout import Layout
-from sim.specs.quantization import QuantScheme, parse_quantization
+from sim.specs.quantization import QuantScheme
+from sim.specs.quantization_keys import parse_quantization
 
 
 def forward(model: str, *, tp: int = 1, hardware: str = "h100-sxm", quantization: str | None = None) -> ForwardPass:

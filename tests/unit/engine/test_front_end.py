@@ -57,3 +57,19 @@ def test_patience_counts_from_the_client() -> None:
     }  # fmt: skip
     result = simulate(load_scenario(scenario))
     assert int(result.requests["output_tokens"][0]) == 0
+
+
+def test_every_replica_has_its_own_api_server() -> None:
+    """Eight long prompts at once: with as many replicas nobody waits for another's tokeniser, and each gets one.
+
+    The router hears of requests on their way: if it did not, the first replica would be given them all.
+    """
+    scenario = {
+        "model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm",
+        "workload": {"arrival": {"kind": "all_at_once"}, "num_requests": 8, "input_tokens": 1000, "output_tokens": 4},
+        "engine": {"host": {"request_s": 0.01, "prompt_token_s": "100 us"}},
+        "replicas": {"count": 8, "router": "least_outstanding_requests"},
+    }  # fmt: skip
+    result = simulate(load_scenario(scenario))
+    assert sorted(result.requests["replica"].tolist()) == list(range(8))
+    assert set(result.requests["scheduled_ps"].tolist()) == {round(0.11e12)}

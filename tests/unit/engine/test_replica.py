@@ -180,12 +180,18 @@ class Stubborn:
     def plan(self, now_ps: int) -> StepPlan | Idle:
         return self._plan
 
+    def running(self) -> list[Request]:
+        return [Request(5, 0, 4, 4)] * self.num_running
+
+    def waiting(self) -> list[Request]:
+        return [Request(6, 0, 4, 4)] * self.num_waiting
+
 
 @pytest.mark.parametrize(
     ("plan", "running", "waiting", "problem"),
     [
-        (Idle(), 1, 0, "plans no step"),
-        (Idle(), 0, 1, "leaves requests waiting"),
+        (Idle(), 1, 0, "plans no step for <Request 5 "),
+        (Idle(), 0, 1, "never begins <Request 6 "),
         (StepPlan((), False), 1, 0, "no step"),
     ],
 )

@@ -13,7 +13,9 @@ from sim.errors import ConfigError
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hf_config import list_models, load_model
 from sim.specs.number_formats import FORMATS, integer_format
-from sim.specs.quantization import NEVER_QUANTISED, SCHEMES, QuantScheme, parse_quantization
+from sim.specs.quantization import NEVER_QUANTISED, QuantScheme
+from sim.specs.quantization_keys import parse_quantization
+from sim.specs.schemes import SCHEMES
 
 LLAMA = load_model("meta-llama/Llama-3.1-8B")
 MLA = load_model("deepseek-ai/DeepSeek-V3")

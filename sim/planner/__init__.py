@@ -1,0 +1,1 @@
+"""Many simulations with one question: sweeps, capacity plans, hardware selection."""

@@ -1,0 +1,92 @@
+"""One simulation of a fleet, and whether it holds its objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sim.build import build
+from sim.cost.step_timer import RooflineStepTimer
+from sim.documents import canonical_json
+from sim.metrics import summarise
+from sim.regime import Regime
+from sim.run import run_setup
+from sim.scenario import LoadedScenario, load_scenario
+from sim.setup import Setup
+
+_FAILED_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Base:
+    """The scenario that all trials vary: where it stands, and what the command line changes in it."""
+
+    source: str | Mapping[str, Any]
+    overrides: Mapping[str, Any]
+
+    def load(self, overrides: Mapping[str, Any]) -> LoadedScenario:
+        """The scenario with these overrides on top. Raises ConfigError."""
+        return load_scenario(self.source, {**self.overrides, **overrides}, dict.fromkeys(overrides, "the plan"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulated fleet did."""
+
+    replicas: int
+    rate: float | None
+    seed: int
+    summary: Mapping[str, Any]
+    trust: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Every objective met, nearly every request served, and a backlog that does not grow without end."""
+        return self.why_not == ""
+
+    @property
+    def why_not(self) -> str:
+        """What is not held, in words; empty when all is."""
+        told = self.summary
+        served = told["completed"] / max(1, told["num_prompts"])
+        if served < 1 - _FAILED_SHARE:
+            return f"{1 - served:.0%} of the requests are not served"
+        missed = [f"{o['metric']} {o['statistic']} {_ms(o['observed_ms'])} > {_ms(o['limit_ms'])} ms"
+                  for o in told["slo"] if not o["met"]]  # fmt: skip
+        if missed:
+            return ", ".join(missed)
+        return "the queue grows without end" if told["regime"] == Regime.OVERLOADED else ""
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+class Bench:
+    """Simulates one option under changing load; the price tables of its steps are worked out once."""
+
+    def __init__(self, base: Base, overrides: Mapping[str, Any], factors: Mapping[str, float] | None = None) -> None:
+        self._base, self._overrides, self._factors = base, overrides, factors
+        self._timers: dict[str, RooflineStepTimer] = {}
+        self.simulations = 0
+
+    def build(self, more: Mapping[str, Any]) -> Setup:
+        """The option with these overrides on top. Raises ConfigError where it cannot be built."""
+        loaded = self._base.load({**self._overrides, **more})
+        setup = build(loaded, self._factors)
+        if setup.decode is not None:
+            return setup
+        # A timer depends on GPU, model and engine; nothing of them changes here but what `more` names.
+        key = canonical_json({k: v for k, v in more.items() if k.startswith(("engine", "hardware", "model"))})
+        return replace(setup, timer=self._timers.setdefault(key, setup.timer))
+
+    def run(self, traffic: Mapping[str, Any], *, replicas: int, rate: float | None, seed: int) -> Outcome:
+        """Simulate `replicas` copies under the traffic."""
+        result = run_setup(self.build({**traffic, "replicas.count": replicas, "seed": seed}))
+        if result.manifest["interrupted"]:
+            raise KeyboardInterrupt
+        self.simulations += 1
+        facts = result.facts
+        return Outcome(replicas, rate, seed, summarise(result), str(facts["trust"]), tuple(facts["notes"]))
