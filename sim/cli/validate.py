@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.catalog import find, names
+from sim.cli.validate_quantisation import quantisation
 from sim.cli.validate_serving import serving
 from sim.cost.calibration_source import find_calibration, own_calibration
 from sim.errors import ConfigError, GateFailed
@@ -29,6 +30,7 @@ def validate() -> None:
 
 
 validate.add_command(serving)
+validate.add_command(quantisation)
 
 
 @validate.command("kernels")

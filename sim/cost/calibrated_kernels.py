@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.cost.calibration import Calibration, Entry, Key
+from sim.cost.chosen_kernels import ChosenKernels
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
@@ -37,6 +38,8 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16": ("w4a16_mxfp4",),
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
+    "nf4": ("w4a16",),
+    "int4": ("fp8",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -55,10 +58,9 @@ class CalibratedKernels:
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Y[m,n] = X[m,k] W[k,n], weights from HBM."""
-        scheme = "nf4" if form.name.startswith("nf4") and self._was_measured("nf4") else gemm_scheme(form)
-        if form.unpacking is not None and not self._was_measured(scheme):
+        if form.unpacking is not None and not self._was_measured(gemm_scheme(form)):
             return self._unpacked(m, k, n, form)
-        entry = self._find("gemm", scheme)
+        entry = self._find("gemm", gemm_scheme(form))
         if entry is None:
             return self.rest.gemm(m, k, n, form)
         moved = n * k * form.weight_bytes + m * k * form.activation_bytes + m * n * 2.0
@@ -76,8 +78,8 @@ class CalibratedKernels:
                    for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
 
     def _unpacked(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
-        """The 16-bit product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
-        entry = self._find("gemm", "bf16")
+        """The plain product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
+        entry = self._find("gemm", "bf16" if form.compute in ("bf16", "fp16") else gemm_scheme(form))
         if entry is None or form.unpacking is None:
             return self.rest.gemm(m, k, n, form)
         stored, rest = float(n * k * form.weight_bytes), m * k * form.activation_bytes + m * n * 2.0
@@ -114,8 +116,7 @@ class CalibratedKernels:
         entry = own or self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
-        narrow = heads.unpack_operations and own is None
-        kernel = with_cache(_kernel(entry), heads) if narrow else _kernel(entry)
+        kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations and not own else _kernel(entry)
         seen = context_tokens + sequences
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
@@ -130,10 +131,8 @@ class CalibratedKernels:
         """This stack's own kernel for an integer cache, unpacking included, where it was measured."""
         if not heads.unpack_operations:
             return None
-        stored_bytes = heads.kv_bytes_per_token / (heads.kv_heads * (heads.query_dim + heads.value_dim))
-        return self.calibration.entries.get(
-            Key("attention_decode", "int8" if stored_bytes > 0.75 else "int4", self.stack)
-        )
+        name = "int4" if kv_scheme(heads) == "int4" else "int8"
+        return self.calibration.entries.get(Key("attention_decode", name, self.stack))
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
@@ -147,9 +146,7 @@ class CalibratedKernels:
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
-        # A stack that was measured with the fused pass of a decoder layer is priced by that.
-        own = self.calibration.entries.get(Key("elementwise", "add_rms_norm", self.stack))
-        entry = own or self._find("elementwise", _ELEMENTWISE)
+        entry = self.calibration.entries.get(_own_pass(self.stack)) or self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
@@ -192,7 +189,7 @@ def formats_of(forward: ForwardPass) -> dict[str, str]:
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
     """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
         kernels = kernels.kernels
     if not isinstance(kernels, CalibratedKernels):
         return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
@@ -202,7 +199,12 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
-    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
+    return None if operator in _NOT_KERNELS else _OP_CLASSES.get(operator, "gemm")
+
+
+def _own_pass(stack: str) -> Key:
+    """The fused pass that is typical of a decoder layer, where the stack itself was measured with one."""
+    return Key("elementwise", "add_rms_norm", stack)
 
 
 def _kernel(entry: Entry) -> Any:
@@ -213,13 +215,17 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
+_NOT_KERNELS = ("host", "launches", "logits to host", "sampling on host")
 _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "vision attention": "attention_prefill",
+    "attention shared prefix": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
+            "vision all-reduce",
             "logits gather",
             "query-key norm all-reduce",
             "experts all-gather",
@@ -233,13 +239,21 @@ _OP_CLASSES: Mapping[str, str] = {
             "norm + residual",
             "quantise",
             "dequantise",
+            "vision norm + residual",
+            "vision activation",
             "rotary + cache write",
+            "attention merge",
+            "residual",
+            "norm",
+            "rotary",
+            "cache write",
             "activation",
             "routing",
             "embed",
             "sampling",
             "state update",
             "top-k/top-p filter",
+            "beam selection",
         ),
         "elementwise",
     ),

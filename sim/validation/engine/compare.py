@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 
 from sim.build import build
 from sim.cost.shape import RunShape
-from sim.cost.step_timer import HostWork, RooflineStepTimer
+from sim.cost.step_timer import HostWork, StepPricer
 from sim.errors import ConfigError
 from sim.results import Table
 from sim.run import run_setup
@@ -120,13 +120,13 @@ def setup_of(model: str, limits: Mapping[str, int], hardware: str, host: HostWor
     return build(load_scenario(scenario))
 
 
-def price_steps(timer: RooflineStepTimer, steps: Sequence[StepLog]) -> Floats:
+def price_steps(timer: StepPricer, steps: Sequence[StepLog]) -> Floats:
     """What the simulator says of the steps that were really taken, one by one."""
     shapes = [RunShape(step.decodes, step.context_tokens, list(step.chunks)) for step in steps]
     return np.array([timer.run(shape, 1).total_ps / PS_PER_S for shape in shapes])
 
 
-def fit_host(timer: RooflineStepTimer, steps: Sequence[StepLog]) -> HostWork:
+def fit_host(timer: StepPricer, steps: Sequence[StepLog]) -> HostWork:
     """Host costs per step, sequence and token that best explain what the GPU's price leaves of the steps' times."""
     left = np.array([step.seconds for step in steps]) - price_steps(timer, steps)
     tokens = [step.decodes + sum(new for _, new in step.chunks) for step in steps]

@@ -95,7 +95,7 @@ def test_look_up_weights_are_priced_by_their_own_kernel_where_it_was_measured(ke
     nf4, int4 = (MatmulFormat("bf16", 0.52, 2.0, name) for name in ("nf4", "int4-awq"))
     own = CalibratedKernels(calibration, kernels.rest, "roofserve-kernels")
     assert own.gemm(16, 4096, 14336, nf4).seconds > 1e-3 > own.gemm(16, 4096, 14336, int4).seconds
-    assert CalibratedKernels(calibration, kernels.rest).gemm(16, 4096, 14336, nf4).seconds < 1e-3
+    assert kernels.gemm(16, 4096, 14336, nf4) == kernels.gemm(16, 4096, 14336, int4)
 
 
 def test_chunks_of_one_length_cost_what_the_chunks_cost(kernels: CalibratedKernels) -> None:
@@ -143,4 +143,4 @@ def test_every_operator_has_an_error_class(kernels: CalibratedKernels) -> None:
     assert [op_class(name) for name in ("qkv", "experts", "all-reduce", "host")] == ["gemm", "moe", "collective", None]
     quantiles = kernels.log_error_quantiles("gemm", "bf16")
     assert quantiles[0.05] < 0 < quantiles[0.95]
-    assert kernels.log_error_quantiles("gemm", "nf4") == {}
+    assert kernels.log_error_quantiles("gemm", "ternary") == {}
