@@ -112,13 +112,11 @@ class CalibratedKernels:
 
         A cache in a format that was not measured is read as the 16-bit one, with its own bytes and its unpacking.
         """
-        scheme = kv_scheme(heads)
-        entry = self._find("attention_decode", scheme)
-        widened = heads.unpack_operations > 0.0 and (entry is None or scheme == "bf16")
-        entry = self._find("attention_decode", "bf16") if widened else entry
+        own = self._own_integer_cache(heads)
+        entry = own or self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
-        kernel = with_cache(_kernel(entry), heads) if widened else _kernel(entry)
+        kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations and not own else _kernel(entry)
         seen = context_tokens + sequences
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
@@ -127,7 +125,14 @@ class CalibratedKernels:
         context_tokens = max(context_tokens + (sequences if outgrown else 0), 1)
         found = decode_terms(sequences, context_tokens, layout, kernel)
         cost = _cost(found, seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences))
-        return unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s) if widened else cost
+        return cost if own else unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s)
+
+    def _own_integer_cache(self, heads: Heads) -> Entry | None:
+        """This stack's own kernel for an integer cache, unpacking included, where it was measured."""
+        if not heads.unpack_operations:
+            return None
+        name = "int4" if kv_scheme(heads) == "int4" else "int8"
+        return self.calibration.entries.get(Key("attention_decode", name, self.stack))
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
