@@ -102,7 +102,12 @@ KERNELS: Mapping[str, WeightKernel] = {
         ),
         WeightKernel(
             "marlin", "Marlin: unpacks in registers, again for every 64 rows (Frantar et al. 2024)", _GPU_STACKS,
-            _IN_REGISTERS, groups=(0, 16, 32, 64, 128),
+            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128),  # blocks of 128 x 128 as rows of them
+        ),
+        WeightKernel(
+            # gpt-oss on Hopper (InferenceX runs it so); Blackwell multiplies FP4 itself (from memory).
+            "triton-mxfp4", "Triton's grouped product of MXFP4 weights and 16-bit activations", ("tensorrt-llm",),
+            _same(fp4=2.75), (8.0, 9.0), (32,), rows=128, overlap=8.0,
         ),
         WeightKernel(
             "cutlass-w4a8", "CUTLASS mixed-input product of INT4 weights and FP8 activations",
