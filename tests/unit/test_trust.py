@@ -20,7 +20,7 @@ QUICK = {"model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "name": "on
 
 def test_a_run_is_validated_where_enough_like_it_were_measured() -> None:
     """A cell with too few runs, or another GPU, engine, class or traffic says nothing."""
-    table = Envelope(same_engine={"vllm-0.15": "vllm-v1"}, cells=(CELL,))
+    table = Envelope(next_of_kin={"vllm-0.15": "vllm-v1"}, cells=(CELL,))
     assert table.find("dense", "h100-sxm", "vllm-v1", "open loop") is CELL
     assert table.find("dense", "h100-sxm", "vllm-0.15", "open loop") is CELL
     assert table.find("moe", "h100-sxm", "vllm-v1", "open loop") is None

@@ -134,9 +134,7 @@ class Problem:
         """Logarithms of predicted over measured."""
         return np.log(np.maximum(self.predict(values), 1e-9) / self.seconds)
 
-    def solve(
-        self, keep: Floats | None = None, *, near_start: bool = False, centre: Floats | float = 1.0
-    ) -> Floats:
+    def solve(self, keep: Floats | None = None, *, near_start: bool = False, centre: Floats | float = 1.0) -> Floats:
         """The values that fit the targets best (those of a mask), with kernels near the measured ones.
 
         Host times stay near typical ones, or with `near_start` near where they start, as far as the targets allow.

@@ -22,6 +22,7 @@ _TRAFFIC: Mapping[str, Traffic] = {"trace": "open loop", "closed_loop": "closed 
 _TAILS = (0.05, 0.95)
 _BETWEEN = 2.0
 """Variance between models over that within one, in the intervals: so that they cover nine in ten of left-out runs."""
+_NEXT_OF_KIN = {"vllm-0.15": "vllm-v1", "vllm-v1": "vllm-0.15"}
 _FEWEST_VALUES, _FEWEST_MODELS = 20, 2
 _LEVELS = ((0, 1, 2, 3), (0, 2, 3), (2, 3), (3,), ())
 """Parts of a kind (class, GPU, engine, traffic) that runs must share to speak for each other, the closest first."""
@@ -98,7 +99,7 @@ def coverage(known: Sequence[Point]) -> dict[str, float]:
 def envelope_of(known: Sequence[Point]) -> Envelope:
     """The table that labels of runs are read from."""
     kinds = sorted({point.kind for point in known})
-    return Envelope(same_engine={"vllm-0.15": "vllm-v1"}, cells=tuple(_cell(known, kind) for kind in kinds))
+    return Envelope(next_of_kin=_NEXT_OF_KIN, cells=tuple(_cell(known, kind) for kind in kinds))
 
 
 def _cell(known: Sequence[Point], kind: Kind) -> Cell:
