@@ -76,7 +76,8 @@ def test_decode_reads_its_cache_at_most_at_the_hbm_rate(decode: DecodeKernel, se
 def test_a_cold_cache_is_never_faster(decode: DecodeKernel, sequences: int, context: int) -> None:
     """Reading KV from HBM, as serving does, costs at least as much as reading it from L2."""
     total = sequences * context
-    assert decode_s(sequences, total, GQA, decode) >= decode_s(sequences, total, GQA, decode, cold=False)
+    cold, hot = (decode_s(sequences, total, GQA, decode, cold=cold) for cold in (True, False))
+    assert cold >= hot * (1 - 1e-12)  # equal but for rounding, where nothing stays in L2
 
 
 @once
