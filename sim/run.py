@@ -22,6 +22,7 @@ from sim.results import RunResult
 from sim.scenario import LoadedScenario
 from sim.setup import Setup
 from sim.step import NO_LIMIT
+from sim.techniques import SpeculativeSpec
 from sim.trust import LABELS, Cell, cell_of
 from sim.units import to_ps, to_s
 
@@ -52,7 +53,9 @@ def simulate(
     setup = build(loaded)
     result = run_setup(setup, step_by_step=step_by_step, on_progress=on_progress, directory=directory)
     if by_operator:
-        result.manifest["facts"]["breakdown"] = breakdown(setup.timer, result.steps)
+        result.manifest["facts"]["breakdown"] = breakdown(
+            setup.timer, result.steps, setup.engine.kv_cache["block_size"]
+        )
     return result
 
 
@@ -129,6 +132,7 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
             "notes": list(dict.fromkeys(note for pool in setup.pools for note in pool.notes)),
             "workload": workload,
             **_pools(setup),
+            **_guesses(setup),
         },
     }
 
@@ -165,6 +169,14 @@ def _pools(setup: Setup) -> dict[str, Any]:
         }
         for name, pool in zip(names, setup.pools, strict=True)
     ]}  # fmt: skip
+
+
+def _guesses(setup: Setup) -> dict[str, Any]:
+    """How many tokens of a sequence are guessed in a step; nothing without speculative decoding."""
+    if setup.engine.speculative is None:
+        return {}
+    spec = SpeculativeSpec(**setup.engine.speculative)
+    return {"guesses_per_step": spec.query_tokens - 1, "guess_depth": spec.num_speculative_tokens}
 
 
 def _gpus(pool: Setup) -> int:

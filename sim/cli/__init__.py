@@ -19,9 +19,10 @@ _COMMANDS = {
     "plan": "How many GPUs of which kind hold a rate within objectives, and at what cost.",
     "sweep": "Run many variations of a scenario: one table, resumable.",
     "explain": "What a kernel, or a step of a scenario, costs and what bounds it.",
-    "compare": "Hold results against each other.",
+    "compare": "Hold results, or GPUs, against each other.",
     "validate": "Hold predictions against measurements.",
     "calibrate": "Fit a GPU's kernel constants to measurements.",
+    "measure": "Time kernels, and a small engine, on this machine's GPU.",
     "trace": "Recorded traffic: look at it, convert it, generate it.",
     "list": "What can be named in a scenario.",
     "schema": "JSON Schema of the YAML files, for editors.",
@@ -67,7 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
 def call(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
-        result: Any = cli.main(args=arguments, prog_name="roofserve", standalone_mode=False)
+        typed = sys.argv[1:] if arguments is None else arguments
+        result: Any = cli.main(args=arguments, prog_name="roofserve", standalone_mode=False, obj=tuple(typed))
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

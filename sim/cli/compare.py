@@ -1,4 +1,4 @@
-"""`roofserve compare runs A B`: a simulated run against a measured one, or any two results against each other."""
+"""`roofserve compare`: runs against each other, and GPUs against each other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.cli.compare_hardware import hardware
+from sim.cli.compare_schemes import schemes
 from sim.errors import ConfigError, GateFailed
 from sim.imports import roofserve_run
 from sim.imports.comparison import Comparison, MetricRow, compare_runs
@@ -27,6 +29,10 @@ _BAR_FULL_PCT = 50.0
 @click.group()
 def compare() -> None:
     """Hold results against each other."""
+
+
+compare.add_command(hardware)
+compare.add_command(schemes)
 
 
 @compare.command("runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,6 @@ from sim.planner.options import Search
 from sim.planner.plan import Plan, Request, fleet_capacity, make_plan
 from sim.planner.trial import Base
 from sim.planner.vllm_serve import command_line
-from sim.report.plan_page import plan_json, write_plan
 from sim.report.plan_rows import PLAN_COLUMNS, Column, cells, plan_rows
 from sim.report.plan_words import answer, capacity_answer, nearest_option
 from sim.scenario import parse_setting
@@ -96,10 +96,10 @@ def _number_or_word(text: str) -> float | str:
 def request_of(base: Base, hardware: str | None, options: Mapping[str, Any], vary: bool = True) -> Request:
     """The question that the options ask; `vary`: whether tensor parallelism is searched where nothing is said."""
     names = tuple(word.strip() for word in (hardware or "").split(",") if word.strip())
+    search = Search.parse(options["searched"] or (["tp"] if vary else []))
     return Request(
-        base, names, Search.parse(options["searched"] or (["tp"] if vary else [])), options["rate"],
-        options["headroom"] / 100, options["spare"], options["seeds"], options["duration"],
-        options["max_gpus"], options["uncertainty"],
+        base, names, search, options["rate"], options["headroom"] / 100,
+        options["spare"], options["seeds"], options["duration"], options["max_gpus"], options["uncertainty"],
         curves=not options["no_report"],
     )  # fmt: skip
 
@@ -123,8 +123,10 @@ def carry_out(request: Request, replicas: int | None, options: Mapping[str, Any]
 
 def show(plan: Plan, directory: Path, options: Mapping[str, Any], *, inverse: bool = False) -> None:
     """Write the plan's directory and print its answer. Raises GateFailed where nothing holds."""
+    from sim.report.plan_page import plan_json, write_plan  # matplotlib: not before there is something to draw
+
     try:
-        page = write_plan(plan, directory, inverse=inverse, figures=not options["no_report"])
+        page = write_plan(plan, directory, command=_typed(), inverse=inverse, figures=not options["no_report"])
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
     told = capacity_answer(plan) if inverse else answer(plan)
@@ -134,6 +136,16 @@ def show(plan: Plan, directory: Path, options: Mapping[str, Any], *, inverse: bo
         _print(plan, told, page)
     if not plan.studies:
         raise GateFailed(told)
+
+
+def _typed() -> str:
+    """The command as it was given, without what changes no number."""
+    words = list(click.get_current_context().find_object(tuple) or ())
+    for option in ("--out", "--jobs", "--executor", "--address", "--format"):
+        while option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    return shlex.join(["roofserve", *words])
 
 
 def _print(plan: Plan, told: str, page: Path) -> None:
@@ -159,5 +171,5 @@ def _table(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column.title, justify="right" if column.sort else "left", overflow="fold")
     for row in cells(columns, rows):
-        table.add_row(*(text for text, _ in row))
+        table.add_row(*(text.replace(" (", "\n(") for text, _ in row))
     return table

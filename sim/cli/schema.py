@@ -7,6 +7,7 @@ import json
 import click
 from pydantic import BaseModel
 
+from sim.planner.sweep_spec import SweepSpec
 from sim.presets import EnginePreset
 from sim.scenario import Scenario
 from sim.specs.hardware import Gpu
@@ -17,6 +18,7 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "workload": WorkloadSpec,
     "hardware": Gpu,
     "preset": EnginePreset,
+    "sweep": SweepSpec,
 }
 
 

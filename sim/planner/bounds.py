@@ -47,18 +47,22 @@ class LeastWork:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of the first requests of a traffic, in tokens."""
+    """Lengths of the first requests of a traffic that a server takes, in tokens."""
 
     prompts: np.ndarray[tuple[int], np.dtype[np.float64]]
     answers: np.ndarray[tuple[int], np.dtype[np.float64]]
+    served_share: float
+    """Of all requests; the others exceed the model's context and are refused."""
 
     @classmethod
     def of(cls, setup: Setup) -> Sizes:
         """As the scenario draws them."""
         requests = list(itertools.islice(setup.workload, _MOST_SIZES))
-        prompts = np.array([request.prompt_tokens for request in requests], dtype=np.float64)
-        answers = np.array([request._output_tokens for request in requests], dtype=np.float64)
-        return cls(prompts, answers)
+        most = setup.engine.max_model_len
+        served = [r for r in requests if r.prompt_tokens + r.max_output_tokens <= most] or requests
+        prompts = np.array([request.prompt_tokens for request in served], dtype=np.float64)
+        answers = np.array([request._output_tokens for request in served], dtype=np.float64)
+        return cls(prompts, answers, len(served) / len(requests))
 
 
 def least_work(setup: Setup) -> LeastWork:
@@ -81,7 +85,7 @@ def least_work(setup: Setup) -> LeastWork:
     decode = _step_s(setup, 1, 1) * steps
     attention = answer * _decode_attention_s(setup, context)
     rows = (prompt + answer) * row_s + attention
-    per_request = _SAFETY * max(decode, rows)
+    per_request = _SAFETY * sizes.served_share * max(decode, rows)
     median = round(float(np.median(sizes.prompts)))
     ttft = 0.0 if setup.shares_prefixes else median * row_s
     alone_s = _SAFETY * _step_s(setup, 1, 1)

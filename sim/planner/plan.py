@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sim.errors import ConfigError
 from sim.planner.costs import Costs, costs_of
@@ -12,7 +13,7 @@ from sim.planner.executors import Executor
 from sim.planner.options import Option, Search, options_of
 from sim.planner.search import Candidate, Found, search
 from sim.planner.sizing import Question, Sizing, survey
-from sim.planner.study import Study, Wish, study
+from sim.planner.study import Study, Wish, call, observe, study
 from sim.planner.traffic import Traffic, traffic_of
 from sim.planner.trial import Base, Outcome
 from sim.scenario import LoadedScenario
@@ -43,6 +44,15 @@ class Request:
 
 
 @dataclass(frozen=True)
+class EqualLoad:
+    """One replica of each option at the same rate per GPU: latency where nobody is near the edge."""
+
+    rate_per_gpu: float
+    outcomes: Mapping[str, tuple[Outcome, ...]]
+    """By the keys of `Plan.studies`, seed by seed."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The answer."""
 
@@ -53,6 +63,8 @@ class Plan:
     studies: Mapping[str, Study]
     """By GPU: the option that needs fewest."""
     costs: Mapping[str, Costs]
+    equal_load: EqualLoad | None = None
+    """The same fleets' replicas side by side, where that was asked for."""
 
     @property
     def slo(self) -> Mapping[str, float]:
@@ -80,7 +92,12 @@ class Plan:
         return self.cheapest or self.smallest
 
     def _of(self, candidate: Candidate | None) -> Study | None:
-        return None if candidate is None else self.studies.get(candidate.option.hardware)
+        number = None if candidate is None else candidate.option.number
+        return next((one for one in self.studies.values() if one.candidate.option.number == number), None)
+
+    def costs_of(self, one: Study) -> Costs:
+        """What a studied fleet costs."""
+        return next(self.costs[key] for key, other in self.studies.items() if other is one)
 
     def name_of(self, one: Study) -> str:
         """GPU and settings in a few words."""
@@ -111,6 +128,8 @@ class Plan:
 def _loosened(outcomes: Sequence[Outcome]) -> tuple[float, dict[str, float]]:
     """By what factor the worst objective is missed, and objectives that would be held."""
     worst, limits = 1.0, dict[str, float]()
+    if all(line["met"] for outcome in outcomes for line in outcome.summary["slo"]):
+        return math.inf, {}  # it fails for another reason
     for line in (line for outcome in outcomes for line in outcome.summary["slo"]):
         observed = line["observed_ms"]
         if observed is None:
@@ -164,6 +183,26 @@ def fleet_capacity(
     return _answered(request, loaded, traffic, Found(tuple(candidates), best), studies)
 
 
+def at_equal_load(plan: Plan, executor: Executor) -> Plan:
+    """The plan with a replica of each option at half the lowest of their highest rates per GPU."""
+    rates = [one.capacity / (one.gpus - one.spare * one.candidate.survey.gpus)
+             for one in plan.studies.values() if one.capacity is not None]  # fmt: skip
+    if not rates:
+        return plan
+    rate = min(rates) / 2
+    _, _, question, _ = _asked(plan.request)
+    tasks = [
+        (observe, (question, one.candidate.option.overrides, 1, rate * one.candidate.survey.gpus, seed))
+        for one in plan.studies.values() for seed in question.seeds
+    ]  # fmt: skip
+    answers: dict[int, Any] = dict(executor.run(call, tasks))
+    outcomes = {
+        key: tuple(answers[i * len(question.seeds) + j] for j in range(len(question.seeds)))
+        for i, key in enumerate(plan.studies)
+    }
+    return replace(plan, equal_load=EqualLoad(rate, outcomes))
+
+
 def _asked(request: Request) -> tuple[LoadedScenario, Traffic, Question, list[Option]]:
     loaded = request.base.load({})
     if loaded.scenario.pools is not None:
@@ -179,7 +218,29 @@ def _asked(request: Request) -> tuple[LoadedScenario, Traffic, Question, list[Op
     first = loaded.scenario.seed
     seeds = tuple(range(first, first + request.seeds))
     sized_for = None if traffic.rate is None else traffic.rate * (1 + request.headroom)
-    return loaded, traffic, Question(request.base, traffic, sized_for, seeds, request.most_gpus), options
+    question = Question(request.base, traffic, sized_for, seeds, request.most_gpus)
+    return loaded, traffic, question, _with_stages(question, options)
+
+
+_TP, _PP = "engine.tensor_parallel_size", "engine.pipeline_parallel_size"
+_STAGES = (2, 3, 4, 6, 8)
+
+
+def _with_stages(question: Question, options: Sequence[Option]) -> list[Option]:
+    """The options, and several nodes as pipeline stages for a model that fits no single one."""
+    found = list(options)
+    for hardware in dict.fromkeys(option.hardware for option in options):
+        mine = [option for option in options if option.hardware == hardware]
+        largest = [o for o in mine if o.settings.get(_TP) == mine[0].gpu.gpus_per_node and not o.settings.get(_PP)]
+        if any(not survey((question, option.overrides)).problem for option in largest):
+            continue
+        for option in largest:
+            for stages in _STAGES:
+                more = replace(option, number=len(found), settings={**option.settings, _PP: stages})
+                if not survey((question, more.overrides)).problem:
+                    found.append(more)
+                    break
+    return found
 
 
 def _answered(

@@ -119,10 +119,10 @@ class Study:
         return float(low), float(high)
 
     def capacity_interval(self, level: float = 0.9) -> tuple[float, float] | None:
-        """Of the highest rate, over the draws; a draw that holds less than half of the prediction counts as half."""
+        """Of the highest rate, over prediction and draws; one that holds less than half of it counts as half."""
         if self.capacity is None or not self.draws:
             return None
-        found = [self.capacity / 2 if d.capacity is None else d.capacity for d in self.draws]
+        found = [self.capacity, *(self.capacity / 2 if d.capacity is None else d.capacity for d in self.draws)]
         tail = (1 - level) / 2
         low, high = np.quantile(found, [tail, 1 - tail])
         return float(low), float(high)
@@ -208,7 +208,7 @@ def _run(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[tuple[Any, ...], Any]:  # fmt: skip
     keys, answers = list(parts), {}
-    for i, answer in executor.run(_call, list(parts.values())):
+    for i, answer in executor.run(call, list(parts.values())):
         if isinstance(answer, WorkersDied):
             raise RuntimeError(f"{keys[i]}: {answer}")
         answers[keys[i]] = answer
@@ -216,7 +216,8 @@ def _run(
     return answers
 
 
-def _call(part: Part) -> Any:
+def call(part: Part) -> Any:
+    """A function and its arguments, as a task of an executor."""
     function, arguments = part
     return function(*arguments)
 

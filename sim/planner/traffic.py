@@ -123,7 +123,8 @@ def _recorded(loaded: LoadedScenario, spec: WorkloadSpec, rate: float | None, ho
         return Traffic(None, fixed, horizon_s=horizon_s)
     times_s = np.array([request.arrival_ps for request in workload], dtype=np.float64) / PS_PER_S
     span_s = max(float(times_s[-1] - times_s[0]), 1e-9)
-    stretch_s = min(span_s, max(horizon_s, LEAST_REQUESTS * span_s / len(times_s)))
+    some = min(LEAST_REQUESTS, len(times_s) - 1)
+    stretch_s = min(span_s, max(horizon_s, float(np.min(times_s[some:] - times_s[: len(times_s) - some]))))
     counts = np.searchsorted(times_s, times_s + stretch_s) - np.arange(len(times_s))
     first = int(np.argmax(counts))
     peak_rate = float(counts[first]) / stretch_s

@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.build import build
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.documents import canonical_json
 from sim.metrics import summarise
 from sim.regime import Regime
+from sim.request import Reason
 from sim.run import run_setup
 from sim.scenario import LoadedScenario, load_scenario
 from sim.setup import Setup
 
 _FAILED_SHARE = 0.01
+_TOO_LONG = Reason.TOO_LONG.name.lower()
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,17 @@ class Outcome:
         return self.why_not == ""
 
     @property
+    def too_long(self) -> int:
+        """Requests beyond the model's context: every fleet refuses them."""
+        return int(self.summary["failures"].get(_TOO_LONG, 0))
+
+    @property
     def why_not(self) -> str:
         """What is not held, in words; empty when all is."""
         told = self.summary
-        served = told["completed"] / max(1, told["num_prompts"])
-        if served < 1 - _FAILED_SHARE:
+        fitting = told["num_prompts"] - self.too_long
+        served = told["completed"] / max(1, fitting)
+        if served < 1 - _FAILED_SHARE or not told["completed"]:
             return f"{1 - served:.0%} of the requests are not served"
         missed = [f"{o['metric']} {o['statistic']} {_ms(o['observed_ms'])} > {_ms(o['limit_ms'])} ms"
                   for o in told["slo"] if not o["met"]]  # fmt: skip
@@ -69,7 +77,7 @@ class Bench:
 
     def __init__(self, base: Base, overrides: Mapping[str, Any], factors: Mapping[str, float] | None = None) -> None:
         self._base, self._overrides, self._factors = base, overrides, factors
-        self._timers: dict[str, RooflineStepTimer] = {}
+        self._timers: dict[str, StepPricer] = {}
         self.simulations = 0
 
     def build(self, more: Mapping[str, Any]) -> Setup:

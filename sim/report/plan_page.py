@@ -15,6 +15,7 @@ from sim.report.plan_plots import FIGURES, PlanFigure
 from sim.report.plan_rows import (
     CANDIDATE_COLUMNS,
     COST_COLUMNS,
+    EQUAL_COLUMNS,
     LIMIT_COLUMNS,
     PLAN_COLUMNS,
     Column,
@@ -23,6 +24,7 @@ from sim.report.plan_rows import (
     cells,
     curve_rows,
     day_rows,
+    equal_rows,
     plan_rows,
 )
 from sim.report.plan_words import answer, assumptions, capacity_answer, nearest_option, objectives, traffic
@@ -32,20 +34,21 @@ from sim.results import replace_text
 PAGE = "plan.html"
 
 
-def write_plan(plan: Plan, directory: Path, *, inverse: bool = False, figures: bool = True) -> Path:
+def write_plan(plan: Plan, directory: Path, *, command: str = "", inverse: bool = False, figures: bool = True) -> Path:
     """Write `plan.html`, `plan.json`, tables as .parquet and .csv, and `figures/`; returns the path of the page.
 
-    `inverse`: the plan asks what given fleets hold, rather than which fleet holds a rate.
+    `command` is what was typed, for the page's first line; `inverse`: the plan asks what given fleets hold, rather
+    than which fleet holds a rate.
     """
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     tables = {"plan": plan_rows(plan), "candidates": candidate_rows(plan), "curves": curve_rows(plan),
-              "day": day_rows(plan)}  # fmt: skip
+              "day": day_rows(plan), "equal_load": equal_rows(plan)}  # fmt: skip
     for name, rows in tables.items():
         if rows:
             write_table(rows, directory / f"{name}.parquet")
     replace_text(directory / "plan.json", plan_json(plan, inverse=inverse))
     drawings = list(_drawings(plan, directory / "figures")) if figures else []
-    replace_text(directory / PAGE, render_plan(plan, drawings, inverse=inverse))
+    replace_text(directory / PAGE, render_plan(plan, drawings, command, inverse=inverse))
     return directory / PAGE
 
 
@@ -85,7 +88,9 @@ def _drawings(plan: Plan, directory: Path) -> Iterable[tuple[PlanFigure, str]]:
         yield kind, svg
 
 
-def render_plan(plan: Plan, drawings: Sequence[tuple[PlanFigure, str]], *, inverse: bool = False) -> str:
+def render_plan(
+    plan: Plan, drawings: Sequence[tuple[PlanFigure, str]], command: str = "", *, inverse: bool = False
+) -> str:
     """The page as text: no file, script or font is loaded, and what came from the user is escaped."""
     rows = plan_rows(plan)
     scenario = plan.scenario.scenario
@@ -101,9 +106,11 @@ def render_plan(plan: Plan, drawings: Sequence[tuple[PlanFigure, str]], *, inver
             "plan": _table(PLAN_COLUMNS, rows),
             "cost": _table(COST_COLUMNS, rows),
             "limits": _table(LIMIT_COLUMNS, rows),
+            "equal": _table(EQUAL_COLUMNS, equal_rows(plan)),
             "candidates": _table(CANDIDATE_COLUMNS, candidate_rows(plan)),
         },
         figures={kind.name: inlined(kind.name, kind.title, kind.caption, svg) for kind, svg in drawings},
+        typed=command,
         command=command_line(list(winner.anatomy.command)) if winner else "",
         command_notes=winner.anatomy.command_notes if winner else (),
         winner=f"{winner.replicas} x {plan.name_of(winner)}" if winner else "",

@@ -151,8 +151,9 @@ def cost(plan: Plan) -> Figure | None:
     places = range(len(fleets))
     axes.barh(places, middle, xerr=errors, color=colours, alpha=0.75, height=0.6, ecolor="#555555", capsize=3)
     for place, (_, _, usd) in enumerate(fleets):
-        axes.annotate(f"${usd[1]:,.2f}", (0, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9,
-                      color="white", fontweight="bold")  # fmt: skip
+        at: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        axes.annotate(f"${usd[1]:,.2f}", (usd[2], place), **at)
+    axes.set_xlim(right=1.15 * max(usd[2] for _, _, usd in fleets))
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -13,8 +13,8 @@ from sim.report.rows import NOTHING, milliseconds, number, share
 
 Row = dict[str, Any]
 BOUNDS: Mapping[str, str] = {
-    "memory": "memory bandwidth", "compute": "compute", "link": "links between GPUs", "launch": "kernel launches",
-    "host": "the engine's own work",
+    "memory": "memory bandwidth", "compute": "compute", "link": "links", "launch": "kernel launches",
+    "host": "engine on the CPU",
 }  # fmt: skip
 
 
@@ -121,6 +121,22 @@ def _per_user(told: Mapping[str, Any]) -> float | None:
     return None if not mean_ms else 1e3 / mean_ms
 
 
+def equal_rows(plan: Plan) -> list[Row]:
+    """One row per option: a replica at the rate per GPU that all of them share; ranges span the seeds."""
+    if plan.equal_load is None:
+        return []
+    rows = []
+    for key, one in ordered(plan):
+        gpus = one.candidate.survey.gpus
+        row: Row = {"name": key, "hardware": one.candidate.option.hardware, "configuration": one.candidate.option.label,
+                    "gpus": gpus, "rate": plan.equal_load.rate_per_gpu * gpus}  # fmt: skip
+        for name in ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms"):
+            values = [float(o.summary[name] or 0.0) for o in plan.equal_load.outcomes[key]]
+            row |= {name: values[0], f"{name}_low": min(values), f"{name}_high": max(values)}
+        rows.append(row)
+    return rows
+
+
 def day_rows(plan: Plan) -> list[Row]:
     """Replicas needed in each part of the day, from the highest rate that the winner holds; spare ones included."""
     day, winner = plan.traffic.day, plan.winner
@@ -139,7 +155,7 @@ def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
     value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None:
         return NOTHING
-    if low is None:
+    if low is None or low == high == value:
         return show(value)
     upper = "more than twice" if high is None else show(high)
     return f"{show(value)} ({show(low)} to {upper})"
@@ -184,7 +200,6 @@ COST_COLUMNS = (
            "joules_per_output_token_at_most"),
     Column("gCO2 per hour, at most", lambda r: number(r["carbon_g_per_hour"], 0), "carbon_g_per_hour"),
     Column("Output tokens/s per GPU", lambda r: count(r["output_tokens_per_s_per_gpu"]), "output_tokens_per_s_per_gpu"),
-    Column("Price per GPU-hour: source", lambda r: r["price_source"] or "no price known"),
 )  # fmt: skip
 LIMIT_COLUMNS = (
     Column("GPU", lambda r: r["hardware"]),
@@ -197,6 +212,19 @@ LIMIT_COLUMNS = (
     Column("Busy", lambda r: share(r["busy_share"]), "busy_share"),
     Column("Regime", lambda r: r["regime"]),
 )
+EQUAL_COLUMNS = (
+    Column("GPU", lambda r: r["hardware"]),
+    Column("Configuration", lambda r: r["configuration"]),
+    Column("GPUs", lambda r: count(r["gpus"]), "gpus"),
+    Column("Requests/s", lambda r: f"{r['rate']:.3g}", "rate"),
+    *(
+        Column(title, lambda r, name=name: interval_text(r, name, milliseconds_short), name)  # type: ignore[misc]
+        for name, title in (
+            ("mean_ttft_ms", "TTFT mean (ms)"), ("p99_ttft_ms", "TTFT p99 (ms)"),
+            ("mean_tpot_ms", "TPOT mean (ms)"), ("p99_tpot_ms", "TPOT p99 (ms)"),
+        )
+    ),
+)  # fmt: skip
 CANDIDATE_COLUMNS = (
     Column("GPU", lambda r: r["hardware"]),
     Column("Configuration", lambda r: r["configuration"]),

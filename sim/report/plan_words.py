@@ -65,7 +65,7 @@ def _fleet(plan: Plan, one: Study) -> str:
 
 
 def _money(plan: Plan, one: Study) -> str:
-    price = plan.costs[one.candidate.option.hardware].usd_per_hour
+    price = plan.costs_of(one).usd_per_hour
     if price is None:
         return "an unknown price"
     low, mid, high = price
@@ -90,8 +90,9 @@ def _sure(one: Study) -> str:
         needed = f"{low}"
     else:
         needed = f"{low} to {high}" if high is not None else f"{low} to more than {2 * one.replicas}"
+    needed += " replica" if needed == "1" else " replicas"
     return f" (holds in {one.confidence:.0%} of {len(one.draws)} repetitions with operator times and traffic drawn " \
-           f"anew; 90 % of them need {needed} replicas)"  # fmt: skip
+           f"anew; 90 % of them need {needed})"  # fmt: skip
 
 
 def _infeasible(plan: Plan) -> str:
@@ -140,5 +141,15 @@ def assumptions(plan: Plan) -> list[str]:
     )
     if tariff.carbon_intensity is not None:
         told.append(f"Carbon at {tariff.carbon_intensity:g} gCO2/kWh.")
+    priced = {c.option.hardware: c.option.price for c in plan.found.candidates}
+    told += [
+        f"Price of {name}: none known." if price is None else
+        f"Price of {name}: {usd(price.mid)} per GPU-hour, {usd(price.low)} to {usd(price.high)} ({price.source})."
+        for name, price in priced.items()
+    ]  # fmt: skip
+    first = plan.winner.observed[0] if plan.winner else None
+    if first is not None and first.too_long:
+        part = first.too_long / first.summary["num_prompts"]
+        told.append(f"{part:.1%} of the requests exceed the model's context: every fleet refuses them.")
     notes = [note for one in plan.studies.values() for note in one.observed[0].notes]
     return told + [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
