@@ -15,7 +15,7 @@ from sim.scenario import load_scenario
 from sim.specs.hardware import load_gpu
 
 SAME = {("vllm-0.15", "vllm-v1"), ("llama.cpp", "t-mac")}
-"""Versions that differ in what was fitted only, and llama.cpp with other products."""
+"""Two versions that differ in what was fitted only, and llama.cpp with other products."""
 
 
 @pytest.mark.parametrize("name", catalog.names("preset"))
