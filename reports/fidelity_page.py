@@ -178,7 +178,9 @@ def _scatter(axes: Axes, title: str, found: Sequence[Scored], series: Sequence[s
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=steps))
         axis.set_minor_formatter(NullFormatter())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: three_digits(value) if value < 1e4 else f"{value:.0e}"))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, _: three_digits(value) if value < 1e4 else f"{value / 1e3:g}k")
+        )
 
 
 _PANELS = (

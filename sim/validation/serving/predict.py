@@ -78,7 +78,10 @@ def _simulate(case: Case, traffic: Traffic, overrides: Mapping[str, Any]) -> tup
         if case.never_evicts:
             overrides = {**overrides, **_seats(scenario, overrides, traffic)}
         setup = build(load_scenario(scenario, overrides))
-        return setup, run_setup(replace(setup, workload=_workload(traffic, case.path)))
+        result = run_setup(replace(setup, workload=_workload(traffic, case.path)))
+    if result.manifest["interrupted"]:
+        raise KeyboardInterrupt
+    return setup, result
 
 
 def _seats(scenario: Mapping[str, Any], overrides: Mapping[str, Any], traffic: Traffic) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,12 @@ def replay(
 
 
 def _results(tasks: Iterator[Any], jobs: int) -> Iterator[list[Predicted]]:
-    results: Iterator[list[Predicted]] = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+    # Workers inherit that Ctrl-C is not for them: one that is still importing would show a traceback. They end with us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        results: Iterator[list[Predicted]] = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     yield from results
 
 
