@@ -72,11 +72,12 @@ class Case:
         return build(self.loaded) if self.like is None else with_traffic(self.like, self.loaded)
 
     def run(self) -> dict[str, Any]:
-        """The summary of one run, and `offered_requests_per_s`: the rate at which its requests arrived."""
+        """The summary of one run, and `offered_requests_per_s`: the rate of its workload, or of its trace's rows."""
         result = run_setup(self._shortened.fresh_setup())
         arrivals = result.requests["arrival_ps"]
         span_s = float(arrivals.max() - arrivals.min()) / PS_PER_S if len(arrivals) else 0.0
-        return {**summarise(result), "offered_requests_per_s": (len(arrivals) - 1) / span_s if span_s else None}
+        seen = (len(arrivals) - 1) / span_s if span_s else None
+        return {**summarise(result), "offered_requests_per_s": result.facts["workload"].get("mean_rate") or seen}
 
     def under(self, factor: float) -> Case:
         """The same under `factor` times the traffic. Raises ConfigError where it cannot be scaled."""

@@ -79,6 +79,12 @@ def test_stages_are_scaled_one_by_one() -> None:
     assert [(stage.rate, stage.duration_s) for stage in scaled.stages] == [(4, 3), (16, 1)]  # type: ignore[union-attr]
 
 
+def test_what_is_offered_is_the_rate_of_the_workload() -> None:
+    """Conversations of three turns that begin twice a second are six requests per second, however they think."""
+    talk = {"workload.sessions": {"turns": 3, "think_time_s": 20}, "workload.arrival.rate": 2}
+    assert case(**talk).under(1.5).run()["offered_requests_per_s"] == 9.0
+
+
 def test_a_probe_runs_as_the_scenario_would() -> None:
     """Under other traffic the servers are not built again, and the summary is that of a scenario that says so."""
     assert case().under(1.5).run() == case(**{"workload.arrival.rate": 37.5}).run()
