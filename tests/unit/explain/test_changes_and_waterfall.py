@@ -86,8 +86,10 @@ def test_what_is_offered_is_the_rate_of_the_workload() -> None:
 
 
 def test_a_probe_runs_as_the_scenario_would() -> None:
-    """Under other traffic the servers are not built again, and the summary is that of a scenario that says so."""
-    assert case().under(1.5).run() == case(**{"workload.arrival.rate": 37.5}).run()
+    """Servers are not built again; the summary is that of a scenario with half as much again, for as long."""
+    said = {"workload.arrival.rate": 37.5, "workload.num_requests": 300}
+    assert case().under(1.5).run() == case(**said).run()
+    assert case().under(0.5).run()["num_prompts"] == 200
 
 
 def test_an_offline_job_is_measured_by_its_throughput() -> None:
