@@ -30,7 +30,7 @@ _COUNT = click.IntRange(0)
 @click.option("--waterfall", is_flag=True, help="From a naive server to everything on, one technique at a time.")
 @click.option("--no-changes", is_flag=True, help="Take the run apart, and try no changes.")
 @click.option("--requests", default=1000, show_default=True, type=click.IntRange(1), metavar="N",
-              help="Requests of each of the many runs behind changes and waterfall.")  # fmt: skip
+              help="Requests at this load of each of the many runs behind changes and waterfall.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes for those runs [default: all cores]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write page, figures and JSON here.")
 @click.option("--sequences", type=_COUNT, help="One step: decoding sequences  [default: 32]")

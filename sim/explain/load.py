@@ -24,6 +24,8 @@ DEFAULT_SLO: Settings = {"ttft_p99_ms": 2000.0, "tpot_p99_ms": 200.0}
 """Where a scenario states no objectives: those of MLPerf Inference 4.0 for Llama-2-70B in the server scenario."""
 _PRECISION = 1.03
 _FIRST_STRIDE, _FARTHEST = 1.25, 2.0**10
+_MOST_REQUESTS = 20_000
+"""Of one probe, however much traffic it is."""
 _FAILURES = 0.01
 
 
@@ -34,7 +36,7 @@ class Case:
     source: str | Path | Mapping[str, Any]
     settings: Settings = field(default_factory=dict)
     requests: int | None = None
-    """End the traffic of `run` after so many requests, if it would be longer."""
+    """End the traffic of `run` after so many requests at its own load, if it would be longer."""
     like: Setup | None = field(default=None, compare=False, repr=False)
     """Of another case, from which this one differs in traffic alone: servers need not be built again."""
 
@@ -72,20 +74,27 @@ class Case:
         return build(self.loaded) if self.like is None else with_traffic(self.like, self.loaded)
 
     def run(self) -> dict[str, Any]:
-        """The summary of one run, and `offered_requests_per_s`: the rate at which its requests arrived."""
+        """The summary of one run, and `offered_requests_per_s`: the rate of its workload, or of its trace's rows."""
         result = run_setup(self._shortened.fresh_setup())
         arrivals = result.requests["arrival_ps"]
         span_s = float(arrivals.max() - arrivals.min()) / PS_PER_S if len(arrivals) else 0.0
-        return {**summarise(result), "offered_requests_per_s": (len(arrivals) - 1) / span_s if span_s else None}
+        seen = (len(arrivals) - 1) / span_s if span_s else None
+        return {**summarise(result), "offered_requests_per_s": result.facts["workload"].get("mean_rate") or seen}
 
     def under(self, factor: float) -> Case:
-        """The same under `factor` times the traffic. Raises ConfigError where it cannot be scaled."""
+        """The same under `factor` times the traffic, and for as long: more traffic is also more requests.
+
+        Raises ConfigError where it cannot be scaled.
+        """
         settings = {**self._shortened.settings, **_scaled(self.setup.spec, factor)}
+        key, requests = _length(self._shortened.setup.spec)
+        if key is not None and requests is not None:
+            settings[key] = max(requests, min(round(requests * factor), _MOST_REQUESTS))
         return Case(self.source, settings, None, self.setup)
 
     @cached_property
     def _shortened(self) -> Case:
-        """What really runs: no more requests than were asked for."""
+        """What really runs at the scenario's own load: no more requests than were asked for."""
         if self.requests is None:
             return self
         key, most = _length(self.setup.spec)

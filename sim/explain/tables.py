@@ -11,7 +11,7 @@ from sim.report.rows import NOTHING, milliseconds, number, share
 
 _MOST_OPERATORS = 12
 _BOUND_WORDS: Mapping[str, str] = {"memory": "HBM"}
-_TOO_SHORT = "These runs end before a steady state: a bigger --requests will find less, the ratios change little."
+_TOO_SHORT = "These runs end before a steady state and flatter what has most GPUs: believe a bigger --requests."
 METRICS: Mapping[str, str] = {"ttft": "TTFT", "e2el": "E2E", "tpot": "TPOT"}
 
 

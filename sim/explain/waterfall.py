@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ class Step:
         }
 
 
+_MOST_TOGETHER = 3
+"""Techniques that are switched off together at most, where one cannot be without another."""
 _PERCENTILES = ("p99_ttft_ms", "p99_tpot_ms", "p99_e2el_ms")
 
 
@@ -165,7 +168,8 @@ def waterfall(
     for technique in chosen:
         ladder.append((technique.name, {**ladder[-1][1], **technique.on}))
     best = ladder[-1][1]
-    alone = [_without(case, technique, chosen, best) for technique in chosen]
+    found_alone = (_without(case, technique, chosen, best) for technique in chosen)
+    alone = [one for one in found_alone if one is not None]
     start = most_served(case.having(best)).factor or 1.0
     tasks = [(case, name, settings, start) for name, settings in (*ladder, *alone)]
     found = in_parallel(_step, tasks, jobs, on_progress)
@@ -207,19 +211,18 @@ def _applicable(case: Case, naive: Settings, techniques: Sequence[Technique]) ->
     return chosen, skipped
 
 
-def _without(case: Case, off: Technique, chosen: Sequence[Technique], best: Settings) -> tuple[str, Settings]:
-    """Everything on but one technique, and but one more where that cannot be without it."""
-    least = {**best, **off.off}
-    options = [(off.name, least)]
+def _without(case: Case, off: Technique, chosen: Sequence[Technique], best: Settings) -> tuple[str, Settings] | None:
+    """Everything on but one technique, and but those that cannot be without it; None if more than two cannot."""
     others = [other for other in reversed(chosen) if other is not off]
-    options += [(f"{off.name}, {other.name}", {**least, **other.off, **off.off}) for other in others]
-    for name, settings in options:
-        try:
-            case.having(settings).setup  # noqa: B018 (it refuses what cannot run)
-        except ConfigError:
-            continue
-        return name, settings
-    return options[0]
+    for number in range(_MOST_TOGETHER):
+        for partners in combinations(others, number):
+            settings = {**best, **{key: value for other in partners for key, value in other.off.items()}, **off.off}
+            try:
+                case.having(settings).setup  # noqa: B018 (it refuses what cannot run)
+            except ConfigError:
+                continue
+            return ", ".join(technique.name for technique in (off, *partners)), settings
+    return None
 
 
 def _step(case: Case, name: str, settings: Settings, start: float) -> Step:

@@ -79,9 +79,17 @@ def test_stages_are_scaled_one_by_one() -> None:
     assert [(stage.rate, stage.duration_s) for stage in scaled.stages] == [(4, 3), (16, 1)]  # type: ignore[union-attr]
 
 
+def test_what_is_offered_is_the_rate_of_the_workload() -> None:
+    """Conversations of three turns that begin twice a second are six requests per second, however they think."""
+    talk = {"workload.sessions": {"turns": 3, "think_time_s": 20}, "workload.arrival.rate": 2}
+    assert case(**talk).under(1.5).run()["offered_requests_per_s"] == 9.0
+
+
 def test_a_probe_runs_as_the_scenario_would() -> None:
-    """Under other traffic the servers are not built again, and the summary is that of a scenario that says so."""
-    assert case().under(1.5).run() == case(**{"workload.arrival.rate": 37.5}).run()
+    """Servers are not built again; the summary is that of a scenario with half as much again, for as long."""
+    said = {"workload.arrival.rate": 37.5, "workload.num_requests": 300}
+    assert case().under(1.5).run() == case(**said).run()
+    assert case().under(0.5).run()["num_prompts"] == 200
 
 
 def test_an_offline_job_is_measured_by_its_throughput() -> None:
