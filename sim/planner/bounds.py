@@ -39,10 +39,15 @@ class LeastWork:
     """How long after the last arrival the fleet may still be busy; infinite where no objective says so."""
 
     def replicas(self, requests: float, span_s: float) -> int:
-        """Fewest replicas that can serve so many requests, of which the last arrives after `span_s`."""
-        if not math.isfinite(self.slack_s):
+        """Fewest replicas that can serve so many requests, of which the last arrives after `span_s`.
+
+        Where no objective bounds the time after that, twice the span does: who needs longer has a queue that grows
+        for as long as requests arrive. A batch without objectives on time can take for ever.
+        """
+        slack_s = self.slack_s if math.isfinite(self.slack_s) else span_s
+        if span_s + slack_s <= 0:
             return 1
-        return max(1, math.ceil(requests * self.per_request_s / (span_s + self.slack_s)))
+        return max(1, math.ceil(requests * self.per_request_s / (span_s + slack_s)))
 
 
 @dataclass(frozen=True)

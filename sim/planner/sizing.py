@@ -188,8 +188,7 @@ def highest_rate(
 
     def holds(k: int) -> bool:
         rate = GRID_STEP**k
-        span_s = traffic.span_s(rate)
-        if factors is None and work.replicas(rate * span_s, span_s) > replicas:
+        if factors is None and work.replicas(traffic.requests(rate), traffic.span_s(rate)) > replicas:
             return False
         return all_hold(bench, traffic.at(rate), replicas, rate, question.seeds)
 

@@ -65,9 +65,12 @@ def command_line(words: list[str]) -> str:
 
 
 def _formats(setup: Setup) -> tuple[list[str], list[str]]:
-    """Number formats: fp8 is made when the model is loaded, other schemes need a checkpoint that has them."""
+    """Number formats: fp8 is made when the model is loaded, other schemes need a checkpoint that has them.
+
+    What the scenario does not ask for is the checkpoint's own, which needs no flag.
+    """
     scheme, words, notes = setup.scheme, [], []
-    if scheme.weights != scheme.base:
+    if scheme.weights != scheme.base and setup.scenario.engine.quantization is not None:
         if scheme.weights.name == "fp8":
             words += ["--quantization", "fp8"]
         else:
