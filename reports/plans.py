@@ -21,8 +21,16 @@ PLANS = {
         ["--hardware", GPUS, "--search", "tp=[2, 4, 8],quantization=[fp8],max_num_batched_tokens=[1024]"],
         "50 requests/s of chat on Llama-3.1-70B",
     ),
-    "rag": ("plan-rag-8b", ["--hardware", GPUS, "--search", "tp,kv_cache_dtype"], "Long documents on Llama-3.1-8B"),
-    "batch": ("plan-batch-mixtral", ["--hardware", GPUS, "--search", "tp,quantization"], "An offline batch on Mixtral"),
+    "rag": (
+        "plan-rag-8b",
+        ["--hardware", GPUS, "--search", "tp=[1, 2],kv_cache_dtype"],
+        "Long documents on Llama-3.1-8B",
+    ),
+    "batch": (
+        "plan-batch-mixtral",
+        ["--hardware", GPUS, "--search", "tp=[1, 2, 4],quantization=[fp8]"],
+        "An offline batch on Mixtral",
+    ),
 }
 FIGURES = ("latency_rate", "pareto", "cost", "limits", "kv_memory")
 COLUMNS = {
