@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test test-kernels test-ray lint bench picture plans mutants fuzz clean
+.PHONY: run test test-kernels test-ray test-lowest lint bench picture plans mutants fuzz trust trust-share clean
 
 run: $(INSTALLED)
 	$(BIN)/roofserve run scenarios/quickstart.yaml
@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-kernels out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-kernels .venv-lowest out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py --json benchmarks/baseline.json --readme
@@ -54,3 +54,21 @@ mutants: $(INSTALLED)
 FUZZ_CASES ?= 200000
 fuzz: $(INSTALLED)
 	cd tests && PYTHONPATH=..:. ../$(BIN)/python -m fuzz.run --cases $(FUZZ_CASES)
+
+# What was tried to make the simulator wrong, crash or lose work: reports/trust.md. `trust-share`: ten minutes of it.
+trust: $(INSTALLED)
+	$(BIN)/python reports/trust.py
+
+trust-share: $(INSTALLED)
+	$(BIN)/python reports/trust.py --share
+
+# The tests with the lowest versions of all dependencies that pyproject.toml allows.
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest -n 2
+
+.venv-lowest/.installed: pyproject.toml
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+		| sed 's/>=/==/' > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' -c .venv-lowest/lowest.txt
+	touch $@

@@ -42,8 +42,7 @@ def audit(result: RunResult, submitted: int, replicas: Iterable[Ended] = ()) -> 
     twice = ids[1:] == ids[:-1]
     _demand(not twice.any(), f"request {ids[1:][twice][0] if twice.any() else ''} ended twice")
     received = sum(_audit_requests(batch) for batch in requests.batches(_REQUEST_COLUMNS))
-    segments = result.segments.batches(["first_step", "last_step"])
-    emitted = sum(int((batch["last_step"] - batch["first_step"] + 1).sum()) for batch in segments)
+    emitted = _audit_segments(result.segments, 1 + result.facts.get("guesses_per_step", 0))
     _demand(received == emitted, f"clients received {received} tokens but steps emitted {emitted}")
     _audit_steps(result.steps)
     swap = result.facts.get("swap")
@@ -72,6 +71,17 @@ def _audit_requests(requests: Table) -> int:
     ):
         _every(holds, "request", requests["request_id"], law, finish)
     return int(requests["output_tokens"].sum())
+
+
+def _audit_segments(segments: Table, most: int) -> int:
+    """Checks rows of the segment table and returns how many tokens they emitted; a step emits up to `most`."""
+    emitted = 0
+    for batch in segments.batches(["first_step", "last_step", "tokens"]):
+        steps, tokens = batch["last_step"] - batch["first_step"], batch["tokens"]
+        few, many = tokens < steps + 1, tokens > steps * most + 1
+        _demand(not np.any(few | many), "a stretch of decoding has more or fewer tokens than its steps computed")
+        emitted += int(tokens.sum())
+    return emitted
 
 
 def _audit_steps(steps: Table) -> None:

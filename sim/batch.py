@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 
-from sim.cost.shape import Span
+from sim.cost.shape import NOTHING_SHARED, RunShape, Span
+from sim.prefix_groups import PrefixGroups
 from sim.request import Request
 
 
@@ -15,16 +16,35 @@ class DecodeBatch:
     token counts are brought up to date when it leaves.
     """
 
-    __slots__ = ("_crossings", "_next", "context_tokens", "count", "local_growth", "local_tokens", "spans", "steps")
+    __slots__ = (
+        "_crossings", "_next", "context_tokens", "count", "encodes", "groups", "local_growth", "local_tokens",
+        "spans", "steps",
+    )  # fmt: skip
+    query_tokens: int = 1
+    """New tokens of each member that a step computes."""
 
-    def __init__(self, spans: tuple[Span, ...] = ()) -> None:
+    def __init__(self, spans: tuple[Span, ...] = (), groups: PrefixGroups | None = None) -> None:
         self.steps = self.count = self.context_tokens = 0
+        self.encodes = False
+        """Whether prompts may hold images, which are encoded in the step of their first token."""
+        self.groups = groups
+        """What attention reads once for several members, where it can."""
         self.spans = spans
         self.local_tokens = [0] * len(spans)
         self.local_growth = [0] * len(spans)
         # Per span: step count -> members that fill it (or enter their next chunk) once that many steps are done.
         self._crossings: list[dict[int, int]] = [{} for _ in spans]
         self._next: list[list[int]] = [[] for _ in spans]
+
+    @property
+    def rows(self) -> int:
+        """New tokens that a step computes for all members."""
+        return self.count * self.query_tokens
+
+    def shape(self) -> RunShape:
+        """A shape whose sums over spans and prefixes are those of this batch, now and later."""
+        shared = NOTHING_SHARED if self.groups is None else self.groups.sums
+        return RunShape(local_tokens=self.local_tokens, local_growth=self.local_growth, shared=shared)
 
     def join(self, request: Request) -> None:
         """The prompt is computed: from the next step on the request decodes."""
@@ -33,6 +53,8 @@ class DecodeBatch:
         self.context_tokens += request.computed_tokens
         if self.spans:
             self._join_spans(request)
+        if self.groups is not None:
+            self.groups.join(request)
 
     def leave(self, request: Request, delivered_step: int) -> None:
         """The request stops decoding; its counts become current.
@@ -42,6 +64,8 @@ class DecodeBatch:
         """
         if self.spans:
             self._leave_spans(request)
+        if self.groups is not None:
+            self.groups.leave(request)
         done = self.steps - request.joined_step
         request.computed_tokens += done
         request.emitted_tokens += delivered_step - request.joined_step
@@ -55,6 +79,14 @@ class DecodeBatch:
         request.computed_tokens += done
         request.emitted_tokens += done
         request.joined_step = self.steps
+
+    def steps_to_end(self, request: Request) -> int:
+        """Steps until a member has its last token. For the replica, which alone knows how long answers are."""
+        return request._output_tokens - request.emitted_tokens
+
+    def stretch_tokens(self, request: Request, steps: int) -> int:
+        """Tokens that a request which has just left emitted since its prompt was computed, in so many steps."""
+        return steps + 1
 
     def last_token_in_flight(self, request: Request) -> bool:
         """Whether a step that is planned but has not ended emits this member's last token, or one has already.

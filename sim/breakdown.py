@@ -8,22 +8,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.shape import Chunk, RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.shape import NOTHING_SHARED, Chunk, RunShape
+from sim.cost.step_timer import StepPricer
+from sim.cost.vision_timer import VisionTimer
 from sim.results import Table
 
 _SAMPLES = 400
-_SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs")
+_SHAPE_COLUMNS = ("decodes", "context_tokens", "steps", "prefill_sequences", "prefill_tokens", "prefill_pairs",
+                  "kv_shared_blocks", "first_step_ps")  # fmt: skip
 
 
-def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
+def breakdown(timer: StepPricer, steps: Table, block_tokens: int = 0) -> list[dict[str, Any]]:
     """Seconds per operator and bound, over all steps of a run; the largest first.
+
+    `block_tokens` of the KV cache says how many tokens are shared, where attention makes use of that.
 
     Up to 400 steps, spread evenly over the busy time, are priced again with the breakdown, and each speaks for an
     equal share of that time.
     """
     seconds: dict[tuple[str, str], float] = {}
-    for shape, share_s in sampled_steps(timer, steps):
+    for shape, share_s in sampled_steps(timer, steps, block_tokens):
         ops = timer.explain(shape)
         scale = share_s / sum(op.seconds for op in ops)
         for op in ops:
@@ -33,14 +37,17 @@ def breakdown(timer: RooflineStepTimer, steps: Table) -> list[dict[str, Any]]:
     return [{"operator": name, "bound": bound, "seconds": value} for (name, bound), value in ordered]
 
 
-def sampled_steps(timer: RooflineStepTimer, steps: Table) -> Iterator[tuple[RunShape, float]]:
+def sampled_steps(timer: StepPricer, steps: Table, block_tokens: int = 0) -> Iterator[tuple[RunShape, float]]:
     """Shapes of up to 400 steps, spread evenly over the busy time, and the seconds of it that each speaks for."""
     total_ps = 0.0
     for ends in _ends_of_busy_time(steps):
         total_ps = float(ends[-1])
     samples = min(_SAMPLES, len(steps))
     for row, times in _rows_at(steps, (np.arange(samples) + 0.5) * total_ps / max(samples, 1)):
-        yield shape_of(timer, row), total_ps / 1e12 * times / samples
+        shape = shape_of(timer, row, block_tokens)
+        if isinstance(timer, VisionTimer):  # rows count no images: the step's time says how many there were
+            shape.images = timer.images_in(shape, row["first_step_ps"])
+        yield shape, total_ps / 1e12 * times / samples
 
 
 def _ends_of_busy_time(steps: Table) -> Iterator[npt.NDArray[np.float64]]:
@@ -62,8 +69,8 @@ def _rows_at(steps: Table, moments: npt.NDArray[np.float64]) -> Iterator[tuple[M
             yield {name: int(batch[name][row]) for name in _SHAPE_COLUMNS}, int(times)
 
 
-def shape_of(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
-    """The row's middle step; several chunks are taken as equal ones, and so are the contexts."""
+def shape_of(timer: StepPricer, row: Mapping[str, int], block_tokens: int = 0) -> RunShape:
+    """The row's middle step; several chunks are taken as equal ones, and so are the contexts and what they share."""
     decodes, chunks = row["decodes"], row["prefill_sequences"]
     context = row["context_tokens"] + decodes * (row["steps"] // 2)
     pieces: list[Chunk] = []
@@ -72,4 +79,6 @@ def shape_of(timer: RooflineStepTimer, row: Mapping[str, int]) -> RunShape:
         pairs = row["prefill_pairs"] / chunks
         pieces = [(max(0, round((pairs - new * (new + 1) / 2) / new)), new)] * chunks
     seen = [decodes * span.visible(context // decodes) if decodes else 0 for span in timer.spans]
-    return RunShape(decodes, context, pieces, seen, [decodes] * len(seen))
+    stored = min(row["kv_shared_blocks"] * block_tokens // max(1, decodes - 1), context // max(1, decodes))
+    shared = (stored, stored * decodes) if decodes > 1 else NOTHING_SHARED
+    return RunShape(decodes, context, pieces, seen, [decodes] * len(seen), shared)

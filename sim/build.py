@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sim.cost.ops import GREEDY, ForwardPass, Sampler
+from sim.cost.roofline import Kernels
 from sim.cost.scaled_kernels import ScaledKernels
-from sim.cost.step_timer import HostWork, RooflineStepTimer
+from sim.cost.vision import VisionEncoder
+from sim.cost.vision_timer import VisionTimer
+from sim.drafting import Target
 from sim.engine_settings import RESTORING, Engine, check_policies, resolve_engine
 from sim.errors import ConfigError
 from sim.gpu_resources import kernels_of, memory_of
@@ -22,8 +24,10 @@ from sim.pools import PoolLink, pool_scenario
 from sim.scenario import LoadedScenario
 from sim.setup import Setup
 from sim.specs.architecture import ModelArchitecture
-from sim.specs.hardware import load_gpu
+from sim.specs.hardware import Gpu, load_gpu
 from sim.specs.hf_config import load_model
+from sim.speculative_settings import resolve_drafting
+from sim.step_pricing import choices_of, timer_of
 from sim.units import ceil_div
 from sim.workloads.base import Workload
 from sim.workloads.builder import build_workload
@@ -59,6 +63,8 @@ def _check_pool(loaded: LoadedScenario, pool: Setup, prefill: Setup) -> None:
                     value=allocator, choices=["paged"])  # fmt: skip
     if pool.spec.sequences > 1:
         raise error(("pools",), "need one answer per request: sequences that fork share blocks with their prompt")
+    if pool.engine.speculative is not None:
+        raise error(("engine", "speculative"), "does not go with pools: a draft would need the prompt's cache as well")
     if pool.scheme.kv_cache != prefill.scheme.kv_cache:
         raise error(("engine", "kv_cache_dtype"), f"must be that of the prefill pool ({prefill.scheme.kv_cache.name})",
                     value=pool.scheme.kv_cache.name)  # fmt: skip
@@ -82,15 +88,17 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     scheme = checked_formats(loaded, scheme, architecture, gpu, preset.stack, engine.layout)
     engine = replace(engine, quantization=scheme.as_dict())
     with blamed(("hardware",)):
-        kernels = kernels_of(gpu, preset)
+        kernels = kernels_of(gpu, preset, scenario.engine.kernels.options())
     if factors:
         kernels = ScaledKernels(kernels, factors)
-    sampler = Sampler(**preset.sampler.model_dump()) if engine.sampling == "filtered" else GREEDY
-    forward = ForwardPass(architecture, scheme, gpu, kernels, engine.layout, sampler)
-    host = engine.host
-    timer = RooflineStepTimer(forward, HostWork(host["step_s"], host["sequence_s"], host["token_s"]))
+    beams = written.spec.beam_width is not None
+    target = Target(architecture, scheme, gpu, kernels, engine.layout, choices_of(engine, preset, beams=beams))
+    drafting = resolve_drafting(loaded, engine, target)
+    timer = timer_of(engine, target, None if drafting is None else drafting.guesser)
+    if (encoder := _encoder(architecture, written, kernels, gpu, engine)) is not None:
+        timer = VisionTimer(timer, encoder)
     with blamed(("model",), under=("engine",)):
-        memory = memory_of(engine, architecture, scheme, gpu, preset)
+        memory = memory_of(engine, target, preset, drafting)
     num_blocks = (engine.num_gpu_blocks_override or memory.num_blocks) * engine.data_parallel_size
     fixed = architecture.kv_bytes_per_sequence_fixed(
         scheme.kv_bytes_per_element, tp=engine.tensor_parallel_size, pp=engine.pipeline_parallel_size
@@ -99,7 +107,7 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     check_context(written, engine.max_model_len)
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
-    workload = _traffic(written, scenario.seed, engine.max_model_len)
+    workload = _traffic(written, scenario.seed, engine.max_model_len, architecture)
     notes += window_notes + format_notes(gpu, scheme) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
@@ -107,11 +115,27 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     )  # fmt: skip
 
 
-def _traffic(written: WrittenWorkload, seed: int, max_model_len: int) -> Workload:
+def _encoder(
+    architecture: ModelArchitecture, written: WrittenWorkload, kernels: Kernels, gpu: Gpu, engine: Engine
+) -> VisionEncoder | None:
+    images, tower = written.spec.images, architecture.vision
+    if images is None or tower is None:
+        return None
+    dtype = "bf16" if architecture.dtype == "bfloat16" else "fp16"
+    compute = dtype if gpu.supports(dtype) else gpu.default_dtype
+    return VisionEncoder(tower, (images.width, images.height), kernels, compute, engine.tensor_parallel_size)
+
+
+def _traffic(written: WrittenWorkload, seed: int, max_model_len: int, architecture: ModelArchitecture) -> Workload:
+    images, tower = written.spec.images, architecture.vision
+    if images is not None and tower is None:
+        raise written.document.error((*written.at, "images"), f"{architecture.name} has no vision tower, or none that "
+                                     "is understood (LLaVA, Qwen2-VL, Qwen2.5-VL)")  # fmt: skip
+    tokens = None if images is None or tower is None else tower.tokens(images.width, images.height)
     with written.blamed():
         workload = build_workload(
-            written.spec, seed=seed, max_model_len=max_model_len, beside=written.document.path
-        )  # fmt: skip
+            written.spec, seed=seed, max_model_len=max_model_len, beside=written.document.path, image_tokens=tokens
+        )
         if workload.num_requests == 0:
             raise ConfigError("no request is left to replay", key="trace", value=written.spec.trace)
     return workload
@@ -123,7 +147,7 @@ def with_traffic(setup: Setup, loaded: LoadedScenario) -> Setup:
     Prices of steps that are known already are kept.
     """
     written = written_workload(loaded)
-    workload = _traffic(written, loaded.scenario.seed, setup.engine.max_model_len)
+    workload = _traffic(written, loaded.scenario.seed, setup.engine.max_model_len, setup.architecture)
     decode = setup.decode and replace(setup.decode, written=written, workload=workload)
     return replace(setup, written=written, workload=workload, decode=decode)
 

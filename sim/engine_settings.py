@@ -64,6 +64,11 @@ class Engine:
     length_predictor: dict[str, Any] | None
     host: dict[str, float]
     sampling: str
+    sampling_device: str
+    kernels: dict[str, Any]
+    """What differs from the defaults of `KernelSpec`."""
+    shared_prefix_attention: str
+    speculative: dict[str, Any] | None
 
     @property
     def layout(self) -> Layout:
@@ -95,6 +100,9 @@ def resolve_engine(
         budget = max(budget, given.max_num_seqs)
     if given.max_num_seqs is None and given.max_num_batched_tokens is not None:
         seqs = min(seqs, given.max_num_batched_tokens)
+    guesses = given.speculative
+    if given.max_num_batched_tokens is None and guesses is not None:
+        budget = max(budget, (given.max_num_seqs or seqs) * guesses.query_tokens)
     kv_cache = resolve_kv_cache(loaded, preset)
     caches = kv_cache["enable_prefix_caching"]
     engine = Engine(
@@ -119,10 +127,14 @@ def resolve_engine(
         expert_parallel_size=_expert_parallel(loaded, architecture),
         preemption_mode=given.preemption_mode,
         max_queued_requests=given.max_queued_requests,
-        async_scheduling=_first(given.async_scheduling, preset.async_scheduling),
+        async_scheduling=_first(given.async_scheduling, preset.async_scheduling and guesses is None),
         length_predictor=predictor.as_dict() if predictor is not None else None,
         host=preset.host.model_dump() | given.host.model_dump(exclude_none=True),
         sampling=_sampling(given.sampling, architecture),
+        sampling_device=given.sampling_device,
+        kernels=given.kernels.resolved(),
+        shared_prefix_attention=given.shared_prefix_attention,
+        speculative=None if guesses is None else guesses.resolved(),
     )
     _check_limits(loaded, engine, architecture, gpu)
     return engine, preset
@@ -184,6 +196,9 @@ def _check_limits(loaded: LoadedScenario, engine: Engine, architecture: ModelArc
     if tp > gpu.gpus_per_node and tp % gpu.gpus_per_node:
         raise error(("engine", "tensor_parallel_size"), f"exceeds the {gpu.gpus_per_node} GPUs of a node and is no "
                     "multiple of them", value=tp)  # fmt: skip
+    if engine.shared_prefix_attention != "none" and not engine.kv_cache["enable_prefix_caching"]:
+        raise error(("engine", "shared_prefix_attention"), "reads once what is stored once: it needs "
+                    "kv_cache.enable_prefix_caching", value=engine.shared_prefix_attention)  # fmt: skip
     if engine.pipeline_parallel_size > architecture.num_layers:
         raise error(("engine", "pipeline_parallel_size"), f"exceeds the {architecture.num_layers} layers of the model",
                     value=engine.pipeline_parallel_size)  # fmt: skip

@@ -59,8 +59,9 @@ def path_of(scheme: QuantScheme, gpu: Gpu) -> str:
     lacks = f"{gpu.name} has no {wanted} tensor cores: " if compute != wanted else ""
     if kernel is None:
         return f"{lacks}{form.name} weights are multiplied in {compute} as they are stored"
-    where = "by look-up" if kernel.name == "t-mac" else f"by {kernel.name}"
-    return f"{lacks}{form.name} weights are expanded {where} and multiplied in {compute}"
+    if not kernel.multiplies:
+        return f"{form.name} weights are multiplied by {kernel.name} as they are stored"
+    return f"{lacks}{form.name} weights are expanded by {kernel.name} and multiplied in {compute}"
 
 
 def _quantised_roles(scheme: QuantScheme, architecture: ModelArchitecture) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from sim.client import client_figures, client_of, client_samples, seen_by_clients
 from sim.fairness import fairness
+from sim.guesses import guess_statistics
 from sim.latencies import LatencySamples, Sample, e2e_s, tpot_s, ttft_s
 from sim.regime import judge
 from sim.request import Reason, State
@@ -57,12 +58,15 @@ def summarise(
     for name, sample in samples.items():
         summary |= _statistics(name, sample)
     summary |= _client(result, completed)
+    queries = (result.facts.get("workload") or {}).get("queries")
+    summary |= {} if queries is None else {"queries": queries}
     summary["num_preemptions"] = int(requests["preemptions"].sum())
     summary["requests_preempted"] = int(np.count_nonzero(requests["preemptions"]))
     summary |= fairness(requests, result.facts)
     summary |= _slo(result, completed, summary, samples)
     summary["prefix_cache"] = _prefix_cache(result, completed)
     summary |= _steps(result, summary["duration"])
+    summary |= guess_statistics(result)
     summary |= {name: result.facts.get(name) for name in ("swap", "handoff")}
     summary["kv"] = _kv(result, series_of(result) if series is None else series)
     verdict = judge(requests, arrival_kind(result.manifest))

@@ -52,23 +52,20 @@ def checked_formats(
     loaded: LoadedScenario, scheme: QuantScheme, architecture: ModelArchitecture, gpu: Gpu, stack: str, layout: Layout
 ) -> QuantScheme:
     """The scheme with the kernel that multiplies it here. Raises ConfigError at what GPU or engine (`stack`) lack."""
-    given = loaded.scenario.engine
-    axes = given.quantization if isinstance(given.quantization, dict) else {}
-    with loaded.document.blamed(("engine", "quantization")):
-        try:
-            return with_kernel(scheme, architecture, gpu, stack, layout)
-        except ConfigError as error:
-            axis = (error.key or "").rsplit(".", 1)[-1]
-            if axis in axes:
-                raise
-            if isinstance(given.quantization, str) and axis != "kv_cache":
-                valid = _valid_schemes(scheme, architecture, gpu, stack, layout)
-                raise ConfigError(error.problem, key="engine.quantization", value=given.quantization,
-                                  choices=valid) from None  # fmt: skip
-            at = "kv_cache_dtype" if axis == "kv_cache" and given.kv_cache_dtype else "quantization"
-            if given.quantization is None and at == "quantization":  # the checkpoint's own
-                raise error.placed(**loaded.document.place(("model",))) from None
-            raise error.placed(**loaded.document.place(("engine", at))) from None
+    given, place = loaded.scenario.engine, loaded.document.place
+    try:
+        return with_kernel(scheme, architecture, gpu, stack, layout)
+    except ConfigError as error:
+        axis = (error.key or "").rsplit(".", 1)[-1]
+        if isinstance(given.quantization, dict) and (axis in given.quantization or axis != "kv_cache"):
+            raise error.placed(**place(("engine", "quantization", axis))) from None
+        if axis == "kv_cache" and given.kv_cache_dtype:
+            raise error.placed(**place(("engine", "kv_cache_dtype"))) from None
+        if given.quantization is None:  # the checkpoint's own
+            raise error.placed(**place(("model",))) from None
+        valid = _valid_schemes(scheme, architecture, gpu, stack, layout)
+        raise loaded.document.error(("engine", "quantization"), error.problem, value=given.quantization,
+                                    choices=valid) from None  # fmt: skip
 
 
 def _valid_schemes(

@@ -25,6 +25,7 @@ from sim.kv.prefix_cache import PrefixCachedKV
 from sim.kv.radix_cache import RadixCachedKV
 from sim.kv.tiered import TieredKV, TieredRadixKV
 from sim.predictors import LengthPredictor, NoisyPredictor, OraclePredictor, QuantilePredictor
+from sim.prefix_groups import PrefixGroups, SystemPrompt
 from sim.schedulers.base import Scheduler
 from sim.schedulers.chunked import ChunkedScheduler
 from sim.schedulers.continuous import ContinuousScheduler
@@ -88,6 +89,11 @@ ROUTERS: Mapping[str, Callable[[int], Router]] = {
     "prefix_affinity": lambda seed: prefix_affinity,
     "kv_aware": lambda seed: kv_aware,
 }
+PREFIX_GROUPS: Mapping[str, Callable[..., PrefixGroups]] = {
+    "relay": SystemPrompt,
+    "hydragen": PrefixGroups,
+}
+"""Which shared beginnings attention reads once for all who decode behind them."""
 POLICIES: Mapping[KeyPath, Mapping[str, Callable[..., Any]]] = {
     ("engine", "scheduler"): SCHEDULERS,
     ("engine", "scheduling_policy"): QUEUE_ORDERS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -55,6 +56,18 @@ class Traits:
     """Whether `prefix_hashes` go on beyond the prompt, as far as the longest output: in a session the next prompt
     begins with what is generated now, and a cache that knows its identity can be asked for it."""
     slo_class: str = ""
+    images: int = 0
+    """Images in the prompt, one behind the other."""
+    image_tokens: int = 0
+    """Prompt tokens of each."""
+    images_start: int = 0
+    """Prompt tokens before the first."""
+
+    def images_begun(self, begin: int, end: int) -> int:
+        """Images whose first token is one of the prompt's tokens `begin` to `end` - 1."""
+        first = max(0, -((self.images_start - begin) // self.image_tokens)) if self.image_tokens else 0
+        last = max(0, -((self.images_start - end) // self.image_tokens)) if self.image_tokens else 0
+        return min(last, self.images) - min(first, self.images)
 
 
 NO_TRAITS = Traits()
@@ -133,3 +146,12 @@ class Request:
             f"<Request {self.id} {self.state.name.lower()} prompt={self.prompt_tokens} "
             f"computed={self.computed_tokens} emitted={self.emitted_tokens}>"
         )
+
+
+def images_begun(chunks: Iterable[tuple[Request, int]]) -> int:
+    """Images whose first token is computed by some chunks, `(request, new tokens)`: those that are encoded for them."""
+    return sum(
+        request.traits.images_begun(request.computed_tokens, request.computed_tokens + tokens)
+        for request, tokens in chunks
+        if request.traits.images
+    )

@@ -59,7 +59,7 @@ def _hardware(setup: Setup) -> str:
 
 
 def _engine(setup: Setup) -> dict[str, Any]:
-    return {key: value for key, value in asdict(setup.engine).items() if value is not None}
+    return {key: value for key, value in asdict(setup.engine).items() if value is not None and value != {}}
 
 
 def _replicas(setup: Setup) -> dict[str, Any]:

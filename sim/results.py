@@ -8,6 +8,7 @@ A replica numbers its *decode steps* (steps in which sequences that decode take 
 `decodes` > 0) 1, 2, 3, ... in order of time. A segment says: the sequence's first token of this stretch came at
 `start_ps` (the end of its prefill, or of its recomputation after a preemption), and one more token at the end of each
 decode step `first_step + 1 .. last_step` of that replica. So every token's time follows from `steps` and `segments`.
+Where guesses are verified, a step gives a sequence one token or more: `tokens` counts those of the stretch.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ SEGMENT_COLUMNS: Mapping[str, str] = {
     "first_step": "q",
     "last_step": "q",
     "sequence": "i",  # its number within the request
+    "tokens": "i",  # emitted in this stretch, the first one included
 }
 
 

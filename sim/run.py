@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,14 +16,16 @@ from sim.documents import canonical_json
 from sim.engine.cluster import Cluster
 from sim.kv.host_pool import HostPool, swap_totals
 from sim.kv.tiered import tier_totals
+from sim.presets import load_preset
 from sim.resolved import resolved
 from sim.results import RunResult
 from sim.scenario import LoadedScenario
 from sim.setup import Setup
 from sim.step import NO_LIMIT
+from sim.techniques import SpeculativeSpec
+from sim.trust import LABELS, Cell, cell_of
 from sim.units import to_ps, to_s
 
-_TRUST = ("validated", "calibrated", "extrapolated", "datasheet")
 _VERSIONED = ("roofserve", "simpy", "numpy", "scipy")
 
 
@@ -51,7 +53,9 @@ def simulate(
     setup = build(loaded)
     result = run_setup(setup, step_by_step=step_by_step, on_progress=on_progress, directory=directory)
     if by_operator:
-        result.manifest["facts"]["breakdown"] = breakdown(setup.timer, result.steps)
+        result.manifest["facts"]["breakdown"] = breakdown(
+            setup.timer, result.steps, setup.engine.kv_cache["block_size"]
+        )
     return result
 
 
@@ -100,7 +104,7 @@ def _transfers(cluster: Cluster, hosts: list[HostPool]) -> dict[str, Any]:
 
 def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
     """How a run came about, without any clock time, so that equal runs are equal bytes."""
-    scenario = resolved(setup)
+    scenario, workload = resolved(setup), setup.workload.describe()
     return {
         "scenario": scenario,
         "seed": setup.scenario.seed,
@@ -124,12 +128,30 @@ def manifest(setup: Setup, interrupted: bool = False) -> dict[str, Any]:
             "memory": setup.memory.as_dict(),
             "model_parameters": setup.architecture.num_parameters,
             "price_per_gpu_hour_usd": _price(setup.pools),
-            "trust": max((pool.kernels.trust for pool in setup.pools), key=_TRUST.index),
+            **_trust(setup, workload),
             "notes": list(dict.fromkeys(note for pool in setup.pools for note in pool.notes)),
-            "workload": setup.workload.describe(),
+            "workload": workload,
             **_pools(setup),
+            **_guesses(setup),
         },
     }
+
+
+def _trust(setup: Setup, workload: Mapping[str, Any]) -> dict[str, Any]:
+    """What the kernels rest on; better where servers like this one were measured, then with the errors found there."""
+    found = runs_like(setup, workload)
+    if found is not None:
+        return {"trust": LABELS[0], "envelope": found.model_dump(mode="json")}
+    return {"trust": max((pool.kernels.trust for pool in setup.pools), key=LABELS.index)}
+
+
+def runs_like(setup: Setup, workload: Mapping[str, Any]) -> Cell | None:
+    """What is known of the errors of runs like this one: same engine with its own scheduler, class, GPU and traffic."""
+    engine = setup.engine
+    found = cell_of(setup.architecture, setup.gpu.name, engine.preset, workload)
+    if found is None or len(setup.pools) > 1:
+        return None
+    return found if engine.scheduler["kind"] == load_preset(engine.preset).scheduler.kind else None
 
 
 def _pools(setup: Setup) -> dict[str, Any]:
@@ -147,6 +169,14 @@ def _pools(setup: Setup) -> dict[str, Any]:
         }
         for name, pool in zip(names, setup.pools, strict=True)
     ]}  # fmt: skip
+
+
+def _guesses(setup: Setup) -> dict[str, Any]:
+    """How many tokens of a sequence are guessed in a step; nothing without speculative decoding."""
+    if setup.engine.speculative is None:
+        return {}
+    spec = SpeculativeSpec(**setup.engine.speculative)
+    return {"guesses_per_step": spec.query_tokens - 1, "guess_depth": spec.num_speculative_tokens}
 
 
 def _gpus(pool: Setup) -> int:

@@ -29,6 +29,7 @@ from sim.kv.load_policy import LoadPolicy
 from sim.presets import Policy, Seconds
 from sim.slo import check_objective
 from sim.tariff import CostSpec
+from sim.techniques import KernelSpec, SharedPrefixAttention, SpeculativeSpec
 from sim.units import BYTES, BYTES_PER_S, quantity
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -213,6 +214,18 @@ class EngineSpec(BaseModel):
     sampling: Literal["auto", "greedy", "filtered"] = Field(
         default="auto",
         description="greedy, or filtered by top-k or top-p; auto: as the checkpoint asks for (generation_config.json)",
+    )
+    sampling_device: Literal["gpu", "cpu"] = Field(
+        default="gpu", description="where the next token is chosen; cpu: logits are copied to the host first"
+    )
+    kernels: KernelSpec = Field(default_factory=KernelSpec, description="techniques inside and around the kernels")
+    shared_prefix_attention: SharedPrefixAttention = Field(
+        default="none",
+        description="a prefix that decoding sequences share is read once: relay (what all have in common) or "
+        "hydragen (all levels); needs enable_prefix_caching",
+    )
+    speculative: SpeculativeSpec | None = Field(
+        default=None, description="speculative decoding: {method, num_speculative_tokens, acceptance, ...}"
     )
     host: HostSpec = Field(default_factory=HostSpec, description="work of the engine that the GPU waits for")
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from sim.acceptance import Acceptance
 from sim.batch import DecodeBatch
 from sim.cost.memory import (
     MemoryPlan,
 )
 from sim.cost.roofline import Kernels
 from sim.cost.shape import RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.engine.front_end import FrontEnd
 from sim.engine.handoff import HandoffRules
 from sim.engine.link import LinkRate
@@ -26,6 +27,8 @@ from sim.engine_settings import Engine, options_of
 from sim.kv.base import KVAllocator
 from sim.kv.host_pool import HostPool
 from sim.kv.load_policy import LoadRule
+from sim.kv.lookahead import LookaheadKV, with_lookahead
+from sim.kv.paged import PagedKV
 from sim.kv.tier_store import TierStore
 from sim.kv.tiered import TieredKV
 from sim.policies import (
@@ -35,6 +38,7 @@ from sim.policies import (
     FORKING_PREFIX_CACHES,
     PREDICTORS,
     PREFIX_CACHES,
+    PREFIX_GROUPS,
     QUEUE_ORDERS,
     ROUTERS,
     SCHEDULERS,
@@ -42,12 +46,15 @@ from sim.policies import (
 )
 from sim.pools import PoolLink
 from sim.predictors import LengthPredictor
+from sim.prefix_groups import PrefixGroups
 from sim.scenario import Scenario
 from sim.schedulers.mover import Mover
 from sim.specs.architecture import ModelArchitecture
 from sim.specs.hardware import Gpu
 from sim.specs.quantization import QuantScheme
+from sim.speculative_batch import SpeculativeBatch
 from sim.step import IN, NO_LIMIT, OUT
+from sim.techniques import SpeculativeSpec
 from sim.units import PS_PER_S, to_ps
 from sim.workloads.base import Workload
 from sim.workloads.builder import find_trace
@@ -65,7 +72,7 @@ class Setup:
     architecture: ModelArchitecture
     scheme: QuantScheme
     kernels: Kernels
-    timer: RooflineStepTimer
+    timer: StepPricer
     written: WrittenWorkload
     workload: Workload
     memory: MemoryPlan
@@ -93,8 +100,10 @@ class Setup:
     def parts(self, *, max_run: int = NO_LIMIT) -> ReplicaParts:
         """Scheduler, allocator and batch of a fresh replica; the timer's price tables are shared by all."""
         engine = self.engine
-        batch = DecodeBatch(self.timer.spans)
-        kv = self._allocator()
+        batch, kv = self._batch(), self._allocator()
+        batch.encodes = self.spec.images is not None
+        if isinstance(batch, SpeculativeBatch) and isinstance(kv, LookaheadKV):
+            kv.progress, kv.query_tokens, max_run = batch.progress_of, batch.query_tokens, 1
         options = options_of(engine.scheduler)
         # Limits are those of one lane; a scheduler plans for all of them, but the chunk of one prompt stays in one.
         budget, lanes = engine.max_num_batched_tokens, engine.layout.lanes
@@ -172,7 +181,23 @@ class Setup:
             make = BOUNDED.get(kind, make)
         known = {"max_model_len": self.engine.max_model_len, "bound_tokens": self.bound_tokens}
         options |= {name: known[name] for name in inspect.signature(make).parameters if name in known}
+        if self.engine.speculative is not None:
+            make = with_lookahead(cast(type[PagedKV], make))
         return make(self.num_blocks, self.engine.kv_cache["block_size"], self.fixed_blocks, **options)
+
+    def _batch(self) -> DecodeBatch:
+        """Who decodes on a fresh replica, each with its own progress where tokens are guessed."""
+        spans, groups = self.timer.spans, self._prefix_groups()
+        if self.engine.speculative is None:
+            return DecodeBatch(spans, groups)
+        spec = SpeculativeSpec(**self.engine.speculative)
+        acceptance = Acceptance(self.scenario.seed, spec.rates, spec.acceptance_std)
+        return SpeculativeBatch(acceptance, spec.query_tokens, spans, groups)
+
+    def _prefix_groups(self) -> PrefixGroups | None:
+        """What counts shared beginnings, where attention makes use of them and there may be any."""
+        make, several = PREFIX_GROUPS.get(self.engine.shared_prefix_attention), self.spec.sequences > 1
+        return None if make is None or not (self.shares_prefixes or several) else make(siblings=several)
 
     def _tiers(self) -> dict[str, Any]:
         """Memory below the prefix cache, and when it is worth a copy."""

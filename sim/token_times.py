@@ -18,6 +18,7 @@ from sim.results import ROW_GROUP, Column, RunResult, Table
 Ints = npt.NDArray[np.int64]
 _BOUNDARY_COLUMNS = ("replica", "start_ps", "steps", "first_step_ps", "slope_ps", "decodes")
 _SLICE_STEPS = 1 << 18
+_SEGMENT_STEPS = ("first_step", "last_step", "tokens")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def inter_token_gaps(result: RunResult, of_requests: Column | None = None) -> Ga
     """Every gap between consecutive tokens of one sequence, pooled over the run.
 
     `of_requests` (ids) limits it to the tokens of some requests. A gap after a preemption runs from the last token
-    before it to the first one after it.
+    before it to the first one after it. Tokens of one step (right guesses) are no time apart.
     """
     segments = result.segments
     if of_requests is not None:
@@ -126,6 +127,9 @@ def inter_token_gaps(result: RunResult, of_requests: Column | None = None) -> Ga
         # From the first token of a segment (the end of a prefill) to its first decoded one.
         gaps.add(part.ends_ps[taking.joins - part.first + 1] - taking.starts_ps)
     gaps.add(_gaps_across_segments(result.steps, segments))
+    extra = sum(int(_guessed(batch).sum()) for batch in segments.batches(_SEGMENT_STEPS))
+    if extra:  # tokens that came together with another one
+        gaps.add(np.zeros(1, dtype=np.int64), np.array([extra]))
     return Gaps(*gaps.sorted())
 
 
@@ -137,6 +141,8 @@ def tokens_per_bin(result: RunResult, start_ps: int, width_ps: int, bins: int) -
         total += _binned(part.ends_ps[1:], emitted, start_ps, width_ps, bins)
     for batch in result.segments.batches(["start_ps"]):
         total += _binned(batch["start_ps"], None, start_ps, width_ps, bins)
+    for times in _guessed_ps(result):
+        total += _binned(times, None, start_ps, width_ps, bins)
     return total
 
 
@@ -153,9 +159,12 @@ def token_times(result: RunResult, request_ids: Iterable[int] | None = None) -> 
     for replica, rows in rows_by_replica(segments):
         own = step_rows.get(replica, np.zeros(0, dtype=np.int64))
         here, boundaries = segments.where(rows), decode_boundaries(result.steps.where(own))
-        columns = (here[name].tolist() for name in ("request_id", "start_ps", "first_step", "last_step"))
-        for request_id, start_ps, first, last in zip(*columns, strict=True):
+        columns = (here[name].tolist() for name in ("request_id", "start_ps", "first_step", "last_step", "tokens"))
+        for request_id, start_ps, first, last, tokens in zip(*columns, strict=True):
             times = np.concatenate([np.array([start_ps], dtype=np.int64), boundaries[first + 1 : last + 1]])
+            if tokens > len(times):
+                span = (np.array([value]) for value in (first, last, tokens - len(times)))
+                times = np.append(times, boundaries[_spread(*span)])
             parts.setdefault(request_id, []).append(times)
     return {request_id: np.sort(np.concatenate(times)) for request_id, times in sorted(parts.items())}
 
@@ -306,6 +315,36 @@ def _last_tokens_ps(steps: Table, segments: Table) -> Ints:
             here = part.own(numbers)
             ends[rows[here]] = part.ends_ps[numbers[here] - part.first + 1]
     return ends
+
+
+def _guessed(segments: Table) -> Ints:
+    """Tokens of each segment beyond one per step: right guesses, which come together with another token."""
+    extra: Ints = segments["tokens"] - (segments["last_step"] - segments["first_step"] + 1)
+    return extra
+
+
+def _spread(first: Ints, last: Ints, extra: Ints) -> Ints:
+    """The steps of right guesses. How many each step had is not recorded: as evenly as they go into the segment."""
+    number = np.arange(int(extra.sum())) - np.repeat(np.cumsum(extra) - extra, extra)
+    steps, guesses = np.repeat(last - first, extra), np.repeat(extra, extra)
+    found: Ints = np.repeat(first, extra) + 1 + (2 * number + 1) * steps // (2 * guesses)
+    return found
+
+
+def _guessed_ps(result: RunResult) -> Iterator[Ints]:
+    """When the right guesses of each replica came."""
+    segments = result.segments
+    if not any(bool((_guessed(batch) > 0).any()) for batch in segments.batches(_SEGMENT_STEPS)):
+        return
+    guessing = segments.where(_guessed(segments) > 0)
+    due = {}
+    for replica, rows in rows_by_replica(guessing):
+        own = guessing.where(rows)
+        due[replica] = np.sort(_spread(own["first_step"], own["last_step"], _guessed(own)))
+    for part in decode_slices(result.steps):
+        if part.replica in due:
+            numbers = due[part.replica]
+            yield part.ends_ps[numbers[part.own(numbers)] - part.first + 1]
 
 
 def _binned(times_ps: Column, weights: Column | None, start_ps: int, width_ps: int, bins: int) -> Ints:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "compare": "Hold results, or GPUs, against each other.",
     "validate": "Hold predictions against measurements.",
     "calibrate": "Fit a GPU's kernel constants to measurements.",
+    "measure": "Time kernels, and a small engine, on this machine's GPU.",
     "trace": "Recorded traffic: look at it, convert it, generate it.",
     "list": "What can be named in a scenario.",
     "schema": "JSON Schema of the YAML files, for editors.",

@@ -1,4 +1,4 @@
-"""`roofserve calibrate`: fit a GPU's kernel constants to measured tables."""
+"""`roofserve calibrate`: fit a GPU's kernel constants to measured tables, or an engine's parameters to a server."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.catalog import find
+from sim.cli.calibrate_serving import calibrate_serving
 from sim.cost.calibration import Calibration, Key
 from sim.cost.calibration_source import load_calibration
 from sim.cost.kernels.chip import chip_of
 from sim.errors import ConfigError
+from sim.scenario import parse_setting
 from sim.specs.hardware import Gpu, load_gpu
 from sim.validation.calibrate import Fitted, cells, fit_and_score, price
 from sim.validation.calibration_file import PUBLIC_TABLES, calibration_block, write_block
@@ -28,37 +30,72 @@ _SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
 
 
 @click.command()
-@click.option(
-    "--from", "origin", type=click.Choice(["silicon", "tables"]), required=True, help="Where times come from."
-)
-@click.option("--hardware", required=True, help="Profile of the GPU that was measured.")
+@click.option("--from", "origin", type=click.Choice(["silicon", "tables", "record"]), help="Where times come from.")
+@click.option("--gpu", "on_gpu", is_flag=True, help="Measure this machine's GPU, and write a profile of it to --out.")
+@click.option("--quick", is_flag=True, help="With --gpu: fewer sizes, under five minutes of a large GPU.")
+@click.option("--budget", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="With --gpu: seconds.")
+@click.option("--hardware", help="Profile of the GPU that was measured; --gpu and record know it from the driver.")
 @click.option("--stack", default="vllm", show_default=True, help="Software stack to fit, or `all`.")
+@click.option("--serving", "results", multiple=True, metavar="FILE", help="Results of a benchmark against your server.")
+@click.option("--scenario", help="With --serving: the scenario that describes the server.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the scenario.")
 @click.argument("paths", nargs=-1, type=_PATH)
-@click.option("--out", type=_PATH, help="Where to write the block  [default: out/calibration-HARDWARE.yaml]")
+@click.option("--out", type=_PATH, help="Where to write the block or the preset  [default: in out/]")
 @click.option("--cross-validate/--no-cross-validate", default=True, help="Also score on points and shapes left out.")
-def calibrate(
-    origin: str,
-    hardware: str,
-    stack: str,
-    paths: tuple[Path, ...],
-    out: Path | None,
-    cross_validate: bool,
-) -> None:
-    """Fit kernel constants to measured times and write them as a profile's `calibration:` block.
+def calibrate(paths: tuple[Path, ...], out: Path | None, **options: Any) -> None:
+    """Fit kernel constants to measured times, or an engine's parameters to your own server.
 
     `--from silicon` reads the public database of the PyPI package aiconfigurator-core, or of the folder PATHS;
     `--from tables` reads the CSV tables PATHS, your own say. Classes and stacks that are not fitted keep the constants
-    of the shipped profile.
+    of the shipped profile. The result is a profile's `calibration:` block.
+
+    `--gpu` measures here, into OUT.measurements.jsonl; a run that was cut short goes on with it. It writes a whole
+    profile, and a report beside it; `--from record` does the same with what `roofserve measure` brought from another
+    machine.
+
+    `--serving FILE --scenario SCENARIO` reads results of `vllm bench serve`, inference-perf, guidellm or aiperf, or a
+    CSV of requests (arrival_s, in_tok, out_tok, ttft_ms, e2e_ms), and fits the host times and kernel factors of the
+    scenario's engine preset. The result is a preset that `engine.preset` may name; errors are shown before and after.
     """
+    if options["results"]:
+        overrides = dict(parse_setting(text) for text in options["settings"])
+        written = calibrate_serving(options["results"], options["scenario"], overrides, out)
+    elif options["on_gpu"] or options["origin"] == "record":
+        _from_record(None if options["on_gpu"] else paths, out, options)
+        return
+    else:
+        written = _calibrate_kernels(paths, out, options)
+    click.echo(f"wrote {written}")
+
+
+def _calibrate_kernels(paths: Sequence[Path], out: Path | None, options: Mapping[str, Any]) -> Path:
+    origin, hardware = options["origin"], options["hardware"]
+    if origin is None or hardware is None:
+        raise click.UsageError("needs --gpu, or --from with --hardware, or --serving with --scenario")
     gpu = load_gpu(find("hardware", hardware))
     tables = silicon_tables(gpu.name, paths[0] if paths else database()) if origin == "silicon" else _own(paths)
     shipped = _shipped(gpu)
-    fits = _fit(tables, gpu, stack, shipped, cross_validate)
+    fits = _fit(tables, gpu, options["stack"], shipped, options["cross_validate"])
     path = out or Path("out") / f"calibration-{gpu.name}.yaml"
     entries = {**(dict(shipped.entries) if shipped else {}), **{fit.cell.key: fit.entry() for fit in fits}}
     write_block(calibration_block(entries.items()), gpu.name, path, _SILICON if origin == "silicon" else PUBLIC_TABLES)
     _show(fits, shipped)
-    click.echo(f"wrote {path}")
+    return path
+
+
+def _from_record(paths: Sequence[Path] | None, out: Path | None, options: Mapping[str, Any]) -> None:
+    """Measure, unless there are records to read, and write profile and report."""
+    from sim.cli.calibrate_own import measure_here, write_own
+
+    path = out or Path("out") / "my-gpu.yaml"
+    here = options["quick"], options["budget"]
+    records = [measure_here(path, *here)] if paths is None else list(paths)
+    if not records:
+        raise ConfigError("needs the record to read", key="--from", value="record")
+    fits, shipped, written = write_own(records, path, options["hardware"])
+    _show(fits, shipped)
+    for file in written:
+        click.echo(f"wrote {file}")
 
 
 def _own(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.cli.compare_hardware import hardware
+from sim.cli.compare_schemes import schemes
 from sim.errors import ConfigError, GateFailed
 from sim.imports import roofserve_run
 from sim.imports.comparison import Comparison, MetricRow, compare_runs
@@ -31,6 +32,7 @@ def compare() -> None:
 
 
 compare.add_command(hardware)
+compare.add_command(schemes)
 
 
 @compare.command("runs")

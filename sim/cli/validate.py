@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from sim.catalog import find, names
+from sim.cli.validate_quantisation import quantisation
 from sim.cli.validate_serving import serving
 from sim.cost.calibration_source import find_calibration, own_calibration
 from sim.errors import ConfigError, GateFailed
@@ -28,13 +30,15 @@ def validate() -> None:
 
 
 validate.add_command(serving)
+validate.add_command(quantisation)
 
 
 @validate.command("kernels")
 @click.option("--hardware", required=True, help="A profile's name or path; it must be calibrated.")
-@click.option(
-    "--measurements", "first", required=True, type=_FILE, multiple=True, help="CSV tables; more files may follow."
-)
+@click.option("--measurements", "first", type=_FILE, multiple=True, help="CSV tables or records; more may follow.")
+@click.option("--gpu", "on_gpu", is_flag=True, help="Measure fresh random sizes on this machine's GPU.")
+@click.option("--seed", default=2, show_default=True, help="With --gpu: of the sizes.")
+@click.option("--budget", type=click.FloatRange(min=0), default=300.0, show_default=True, help="With --gpu: seconds.")
 @click.argument("more", nargs=-1, type=_FILE)
 @click.option("--json", "json_path", type=_FILE, help="Write the lines as JSON.")
 @click.option("--plot", "plot_path", type=_FILE, help="Write a figure of predicted over measured times.")
@@ -46,14 +50,19 @@ def kernels(
     json_path: Path | None,
     plot_path: Path | None,
     max_mape: float | None,
+    **fresh: Any,
 ) -> None:
     """Price every row of measured kernel tables, and report the error by table and format.
 
     Tables are CSV files with the columns of the public kernel databases (gemm, attention, moe, all-reduce, ...); rows
-    of other GPUs are left out. The last column is the error of the datasheet's roofline alone.
+    of other GPUs are left out. The last column is the error of the datasheet's roofline alone. With --gpu, sizes that
+    no calibration has seen are drawn at random and measured here.
     """
-    tables = read_tables([*first, *more])
+    measured = [_measure_fresh(fresh["seed"], fresh["budget"])] if fresh["on_gpu"] else []
+    if not (first or measured):
+        raise click.UsageError("needs --measurements or --gpu")
     gpu = load_gpu(find("hardware", hardware))
+    tables = read_tables([*first, *more, *measured], gpu.name)
     found = find_calibration(gpu)
     if found is None:
         raise ConfigError("neither this GPU nor one of its generation is calibrated", key="hardware", value=hardware)
@@ -85,6 +94,16 @@ def report(first: tuple[Path, ...], more: tuple[Path, ...], out: Path) -> None:
     command = "roofserve validate report --measurements kernels/*.csv"
     write_report(own, read_tables([*first, *more]), out, command=command, provenance=PUBLIC_TABLES)
     click.echo(f"wrote {out}")
+
+
+def _measure_fresh(seed: int, budget_s: float) -> Path:
+    from sim.cli.measure import FRESH_EACH, measure_problems, need_gpu
+    from sim.validation.measure.problems import fresh_problems
+
+    need_gpu()
+    path = Path("out") / f"fresh-{seed}.jsonl"
+    measure_problems(fresh_problems(seed, FRESH_EACH), path, budget_s)
+    return path
 
 
 def _show(lines: Sequence[Line], parts: Sequence[Priced], trust: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -30,10 +31,17 @@ Pairs = Sequence[tuple[Case, Predicted]]
 
 @click.command("serving")
 @click.option(
-    "--runs", "first", required=True, multiple=True, type=click.Path(path_type=Path, exists=True),
+    "--runs", "first", multiple=True, type=click.Path(path_type=Path, exists=True),
     help="A table of measured serving runs, or a folder of them; more may follow.",
 )  # fmt: skip
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--gpu", "on_gpu", is_flag=True, help="Serve with the small engine on this machine's GPU instead.")
+@click.option("--engine-runs", type=_FILE, help="Runs of the small engine; with --gpu, where to write them.")
+@click.option("--hardware", help="Profile for runs of the small engine; the driver's name of the GPU says which.")
+@click.option("--quick", is_flag=True, help="With --gpu: fewer rates and repeats.")
+@click.option("--budget", type=click.FloatRange(min=0), default=1200.0, show_default=True, help="With --gpu: seconds.")
+@click.option("--seed", default=1, show_default=True, help="With --gpu: of the requests.")
+@click.option("--max-error", is_flag=True, help="With runs of the small engine: exit with 3 outside their bounds.")
 @click.option("--json", "json_path", type=_FILE, help="Write every metric and the summary as JSON.")
 @click.option("--plot", "plot_path", type=_FILE, help="Write a figure of predicted against measured values.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes; default: all cores.")
@@ -48,13 +56,22 @@ def serving(
     plot_path: Path | None,
     jobs: int | None,
     max_median_ape: float | None,
+    **small_engine: Any,
 ) -> None:
     """Simulate measured serving runs and report the errors by table, GPU, model class, engine and regime.
 
     Reads serving_runs.json (or .csv), bench_serve_runs.csv, closed_loop_runs.csv, offline_throughput.csv,
     online_qps_runs.csv and quantisation_bench.csv, told apart by their columns. Models that the catalogue lacks are
     taken from a models.json beside the table. Rows that cannot be predicted are listed with the reason.
+
+    With --gpu, a small real engine serves Poisson traffic on this machine's GPU in real time, and the same requests go
+    through the simulator, with host costs fitted at one rate of one model.
     """
+    if small_engine["on_gpu"] or small_engine["engine_runs"]:
+        _small_engine(json_path, **small_engine)
+        return
+    if not first:
+        raise click.UsageError("needs --runs, --gpu or --engine-runs")
     cases = read_cases([*first, *more])
     pairs = list(zip(cases, _replay(cases, jobs), strict=True))
     scored = score(pairs)
@@ -68,6 +85,18 @@ def serving(
 
         save_figure(scored, plot_path)
     _check(lines, max_median_ape)
+
+
+def _small_engine(
+    json_path: Path | None, *, on_gpu: bool, engine_runs: Path | None, hardware: str | None, quick: bool,
+    budget: float, seed: int, max_error: bool,
+) -> None:  # fmt: skip
+    from sim.cli.validate_engine import serve_here, validate_engine
+
+    path = engine_runs or Path("out") / "small-engine.json"
+    if on_gpu:
+        serve_here(path, quick, budget, seed)
+    validate_engine(path, hardware, json_path, max_error)
 
 
 def _replay(cases: Sequence[Case], jobs: int | None) -> list[Predicted]:

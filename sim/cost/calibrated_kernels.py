@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.cost.calibration import Calibration, Entry
+from sim.cost.calibration import Calibration, Entry, Key
+from sim.cost.chosen_kernels import ChosenKernels
 from sim.cost.collectives import Operation
 from sim.cost.kernels.arithmetic import Terms
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
@@ -37,6 +38,8 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16": ("w4a16_mxfp4",),
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
+    "nf4": ("w4a16",),
+    "int4": ("fp8",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -75,8 +78,8 @@ class CalibratedKernels:
                    for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
 
     def _unpacked(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
-        """The 16-bit product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
-        entry = self._find("gemm", "bf16")
+        """The plain product with fewer bytes and the work of unpacking: transferred, where no kernel was measured."""
+        entry = self._find("gemm", "bf16" if form.compute in ("bf16", "fp16") else gemm_scheme(form))
         if entry is None or form.unpacking is None:
             return self.rest.gemm(m, k, n, form)
         stored, rest = float(n * k * form.weight_bytes), m * k * form.activation_bytes + m * n * 2.0
@@ -135,7 +138,7 @@ class CalibratedKernels:
 
     def elementwise(self, bytes_moved: float) -> Cost:
         """A fused element-wise operator."""
-        entry = self._find("elementwise", _ELEMENTWISE)
+        entry = self.calibration.entries.get(_own_pass(self.stack)) or self._find("elementwise", _ELEMENTWISE)
         if entry is None:
             return self.rest.elementwise(bytes_moved)
         rows = max(round(bytes_moved / _ROW_BYTES), 1)
@@ -178,7 +181,7 @@ def formats_of(forward: ForwardPass) -> dict[str, str]:
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:
     """How far the prices of each operator class may be off, in the formats that this forward pass mostly uses."""
-    if isinstance(kernels, ScaledKernels):  # by an engine's factors
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
         kernels = kernels.kernels
     if not isinstance(kernels, CalibratedKernels):
         return dict.fromkeys(SCALED_CLASSES, DATASHEET_ERRORS)
@@ -188,7 +191,12 @@ def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]
 
 def op_class(operator: str) -> str | None:
     """The operator class of one of a forward pass's operators by name, for error bars; None for host work."""
-    return None if operator == "host" else _OP_CLASSES.get(operator, "gemm")
+    return None if operator in _NOT_KERNELS else _OP_CLASSES.get(operator, "gemm")
+
+
+def _own_pass(stack: str) -> Key:
+    """The fused pass that is typical of a decoder layer, where the stack itself was measured with one."""
+    return Key("elementwise", "add_rms_norm", stack)
 
 
 def _kernel(entry: Entry) -> Any:
@@ -199,13 +207,17 @@ def _cost(found: Terms, flops: float, moved: float) -> Cost:
     return Cost(found.seconds, flops, moved, _BOUNDS.get(found.bound, found.bound))
 
 
+_NOT_KERNELS = ("host", "launches", "logits to host", "sampling on host")
 _OP_CLASSES: Mapping[str, str] = {
     "experts": "moe",
     "attention decode": "attention_decode",
     "attention prefill": "attention_prefill",
+    "vision attention": "attention_prefill",
+    "attention shared prefix": "attention_prefill",
     **dict.fromkeys(
         (
             "all-reduce",
+            "vision all-reduce",
             "logits gather",
             "query-key norm all-reduce",
             "experts all-gather",
@@ -219,13 +231,21 @@ _OP_CLASSES: Mapping[str, str] = {
             "norm + residual",
             "quantise",
             "dequantise",
+            "vision norm + residual",
+            "vision activation",
             "rotary + cache write",
+            "attention merge",
+            "residual",
+            "norm",
+            "rotary",
+            "cache write",
             "activation",
             "routing",
             "embed",
             "sampling",
             "state update",
             "top-k/top-p filter",
+            "beam selection",
         ),
         "elementwise",
     ),

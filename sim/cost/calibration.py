@@ -14,9 +14,10 @@ from sim.cost.kernels.elementwise import ElementwiseFormat, ElementwiseKernel, E
 from sim.cost.kernels.gemm import GemmFormat, GemmKernel, GemmParams
 from sim.cost.kernels.moe import MoeFormat, MoeKernel, MoeParams
 from sim.cost.kernels.residual import ResidualTable, Sheet
+from sim.cost.kernels.swap import SwapFormat, SwapKernel, SwapParams
 from sim.errors import ConfigError
 
-Kernel = GemmKernel | PrefillKernel | DecodeKernel | MoeKernel | CollectiveKernel | ElementwiseKernel
+Kernel = GemmKernel | PrefillKernel | DecodeKernel | MoeKernel | CollectiveKernel | ElementwiseKernel | SwapKernel
 
 
 class _Class(NamedTuple):
@@ -32,6 +33,7 @@ CLASSES: Mapping[str, _Class] = {
     "moe": _Class(MoeKernel, MoeFormat, MoeParams),
     "collective": _Class(CollectiveKernel, CollectiveFormat, CollectiveParams),
     "elementwise": _Class(ElementwiseKernel, ElementwiseFormat, ElementwiseParams),
+    "swap": _Class(SwapKernel, SwapFormat, SwapParams),
 }
 _PER_MILLE = 1000.0
 _STAND_INS = ("vllm", "trtllm", "sglang", "nccl")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from sim.cost.fusion import Traffic
 from sim.cost.roofline import MatmulFormat, Quantising
 from sim.specs.hardware import Gpu
 from sim.specs.matrices import WeightMatrix
@@ -18,12 +18,8 @@ _CACHE_OPERATIONS = {"fp8": 2.25, "int8": 1.5, "int4": 1.75, "int2": 2.0, "fp4":
 """Per cached element, as for weights in registers, scaling included (from memory)."""
 
 
-class Inserted(NamedTuple):
-    """An operator that quantisation inserts: its name, how often it runs, and its bytes per token."""
-
-    name: str
-    calls: int
-    token_bytes: float
+_PASS_PAYS_ROWS = 256
+"""From here on vLLM writes AWQ's weights out before a plain product (awq.py), as it is cheaper than unpacking again."""
 
 
 def matmul_format(scheme: QuantScheme, role: str, gpu: Gpu) -> MatmulFormat:
@@ -65,9 +61,10 @@ def unpacking_of(scheme: QuantScheme, weights: NumberFormat, compute: str, gpu: 
     kernel = kernel_of(scheme, weights, "16-bit" if sixteen else compute, gpu)
     if kernel is None:
         return None
-    found = kernel.unpacking(weights, compute)
-    if scheme.compute == "16-bit" and scheme.fuse == "none":
-        return found._replace(separate_from=0, pass_operations=found.operations)
+    found = kernel.unpacking(weights, compute, gpu.capability)
+    if scheme.compute == "16-bit":  # the weights are dequantised by an operator, which small batches may fuse away
+        apart = 0 if scheme.fuse == "none" else _PASS_PAYS_ROWS
+        return found._replace(separate_from=min(apart, found.separate_from), pass_operations=found.operations)
     return found
 
 
@@ -80,7 +77,7 @@ def cache_operations(scheme: QuantScheme, gpu: Gpu) -> float:
     return _CACHE_OPERATIONS.get(kind, 2.0) + (0.5 if form.zero_bits else 0.0)
 
 
-def inserted(scheme: QuantScheme, matrix: WeightMatrix, k: int, n: int, calls: int) -> Iterator[Inserted]:
+def inserted(scheme: QuantScheme, matrix: WeightMatrix, k: int, n: int, calls: int) -> Iterator[Traffic]:
     """Operators around one matrix beyond those in its product: conversions nobody has fused.
 
     With products in 16 bit, activations are rounded to the narrow format and widened again: in two passes, in one
@@ -94,9 +91,9 @@ def inserted(scheme: QuantScheme, matrix: WeightMatrix, k: int, n: int, calls: i
     stored = narrow.stored_bytes
     if scheme.compute == "auto":
         if scheme.fuse == "none":
-            yield Inserted("dequantise", calls, n * 6.0)
+            yield Traffic("dequantise", calls, n * 6.0)
     elif scheme.fuse == "none":
-        yield Inserted("quantise", calls, k * (2.0 + stored))
-        yield Inserted("dequantise", calls, k * (2.0 + stored))
+        yield Traffic("quantise", calls, k * (2.0 + stored))
+        yield Traffic("dequantise", calls, k * (2.0 + stored))
     elif quantising(scheme, role) == "apart":
-        yield Inserted("quantise", calls, k * 4.0)
+        yield Traffic("quantise", calls, k * 4.0)

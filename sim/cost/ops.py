@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sim.cost.chunk_work import fullest_lane, work_of
 from sim.cost.formats import cache_operations, inserted, matmul_format
+from sim.cost.fusion import Traffic, activations, norms, rotaries
+from sim.cost.kernel_options import DEFAULT_KERNELS, KernelOptions
 from sim.cost.roofline import Cost, Experts, Heads, Kernels, MatmulFormat, PrefillWork
+from sim.cost.sampling import GREEDY, Sampler, cpu_sampling, gpu_sampling
 from sim.cost.shape import Chunk, Span
 from sim.specs.architecture import Attention, LayerGroup, ModelArchitecture
 from sim.specs.attention import FullAttention, LatentAttention, LinearAttention
 from sim.specs.hardware import Gpu
 from sim.specs.layout import ONE_GPU, Layout
+from sim.specs.matrices import WeightMatrix
 from sim.specs.quantization import QuantScheme
 from sim.units import ceil_div
 
@@ -29,14 +34,20 @@ class OpCost(NamedTuple):
         return self.calls * self.cost.seconds
 
 
-class Sampler(NamedTuple):
-    """What the choice among the likeliest tokens (top-k, top-p) adds to drawing from all of them, per step."""
-
-    filter_s: float = 0.0
-    filter_bytes_per_logit: float = 0.0
+_QUERY_TILE, _LEAST_KEYS = 128, 256
+"""Rows of queries that a block of an attention kernel takes, and keys worth a block of their own."""
 
 
-GREEDY = Sampler()
+class Choices(NamedTuple):
+    """What an engine may do one way or the other in a forward pass."""
+
+    sampler: Sampler = GREEDY
+    kernels: KernelOptions = DEFAULT_KERNELS
+    query_tokens: int = 1
+    """New tokens of every decoding sequence: more than one where guesses are verified."""
+
+
+PLAIN = Choices()
 _SPARSE_HEADS = 64
 """Query heads that FlashMLA's sparse kernel works on at a time, however few a GPU has (from memory)."""
 
@@ -53,6 +64,7 @@ class _AttentionLayers(NamedTuple):
     layers: int
     heads: Heads
     span: int  # index into `spans`; -1: the whole context
+    expanded: Heads | None = None  # what decode works on, if not on the same
 
 
 class _StateLayers(NamedTuple):
@@ -90,24 +102,24 @@ class ForwardPass:
         gpu: Gpu,
         kernels: Kernels,
         layout: Layout = ONE_GPU,
-        sampler: Sampler = GREEDY,
+        choices: Choices = PLAIN,
     ) -> None:
-        self._kernels, self.layout, self._sampler = kernels, layout, sampler
+        self._kernels, self.layout, self.choices = kernels, layout, choices
+        self._sampler, self._fusion = choices.sampler, choices.kernels.fusion
         self._tp = tp = layout.tp
+        self._pcie, self._sms = float(gpu.pcie_bytes_per_s), int(gpu.sm_count)
         self._hidden, self._node = architecture.hidden_size, gpu.gpus_per_node
         self.spans = spans_of(architecture)
         self._gemms: list[_Gemm] = []
-        self._elementwise: list[tuple[str, int, float]] = []  # name, calls, bytes per token
+        self._elementwise: list[Traffic] = []
         self._plain = plain = QuantScheme.unquantised(architecture)
         for matrix in architecture.matrices():
             if matrix.is_gemm and not matrix.is_expert:
-                k, n = matrix.per_gpu(tp)
                 kept = scheme.kept_layers(matrix.role, matrix.layers)
                 for form_of, calls in ((scheme, matrix.layers - kept), (plain, kept)):
                     if calls:
-                        form = matmul_format(form_of, matrix.role, gpu)
-                        self._gemms.append(_Gemm(matrix.role, calls, k, n, form))
-                        self._elementwise += inserted(form_of, matrix, k, n, calls)
+                        self._gemms += self._products(matrix, calls, matmul_format(form_of, matrix.role, gpu))
+                        self._elementwise += inserted(form_of, matrix, *matrix.per_gpu(tp), calls)
         self._head = [gemm for gemm in self._gemms if gemm.role == "lm_head"]
         self._gemms = [gemm for gemm in self._gemms if gemm.role != "lm_head"]
         self._vocab = ceil_div(architecture.vocab_size, tp)
@@ -122,19 +134,29 @@ class ForwardPass:
         for group in architecture.layers:
             self._add_group(group, scheme, gpu, sixteen)
 
+    def _products(self, matrix: WeightMatrix, calls: int, form: MatmulFormat) -> list[_Gemm]:
+        """The products with some layers of one kind of matrix; not fused, queries, keys and values are three."""
+        k, n = matrix.per_gpu(self._tp)
+        if matrix.role != "qkv" or "qkv" in self._fusion or not matrix.kv_heads:
+            return [_Gemm(matrix.role, calls, k, n, form)]
+        kv = ceil_div(matrix.kv_columns, min(self._tp, matrix.kv_heads))
+        return [
+            _Gemm(matrix.role, calls, k, n - kv, form),
+            _Gemm(matrix.role, 2 * calls, k, ceil_div(kv, 2), form),
+        ]
+
     def _add_group(self, group: LayerGroup, scheme: QuantScheme, gpu: Gpu, sixteen: str) -> None:
         attention, mlp, count, tp = group.attention, group.mlp, group.count, self._tp
-        row = self._hidden * 2
-        self._elementwise.append(("norm + residual", group.norms * count, 4.0 * row))
+        row, fusion = self._hidden * 2, self._fusion
+        self._elementwise += norms(fusion, group.norms * count, row)
         if attention is not None:
             self._add_attention(attention, count, scheme, sixteen)
             self._reduces += count if tp > 1 else 0
         if mlp is None:
             return
         self._reduces += count if tp > 1 else 0
-        width = ceil_div(mlp.intermediate_size, tp) * (3 if mlp.gated else 2) * 2
         if mlp.kind == "dense":
-            self._elementwise.append(("activation", count, float(width)))
+            self._elementwise += activations(fusion, count, ceil_div(mlp.intermediate_size, tp), gated=mlp.gated)
             return
         kept = scheme.kept_layers("expert_gate_up", count)
         for form_of, calls in ((scheme, count - kept), (self._plain, kept)):
@@ -143,10 +165,11 @@ class ForwardPass:
                 mlp.experts_per_token, mlp.gated, matmul_format(form_of, "expert_gate_up", gpu), self.layout.ep,
             )  # fmt: skip
             self._experts += [(calls, experts)] if calls else []
-        self._elementwise.append(("routing", count, mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row))
+        routing = mlp.num_experts * 4.0 + 2.0 * mlp.experts_per_token * row
+        self._elementwise.append(Traffic("routing", count, routing))
         if mlp.shared_intermediate_size:
-            shared = ceil_div(mlp.shared_intermediate_size, tp) * (3 if mlp.gated else 2) * 2
-            self._elementwise.append(("activation", count, float(shared)))
+            shared = ceil_div(mlp.shared_intermediate_size, tp)
+            self._elementwise += activations(fusion, count, shared, gated=mlp.gated)
 
     def _add_attention(self, attention: Attention, count: int, scheme: QuantScheme, sixteen: str) -> None:
         tp, kv_bytes = self._tp, scheme.kv_bytes_per_element
@@ -170,8 +193,7 @@ class ForwardPass:
         self._attention.append(_AttentionLayers(count, heads_, index))
         if attention.qk_norm == "per_layer":  # over all heads, so the sums of squares are reduced over the GPUs
             self._norm_reduces += 2 * count if tp > 1 else 0
-        rotary = 4.0 * (query_heads + kv_heads) * attention.head_dim + per_token
-        self._elementwise.append(("rotary + cache write", count, rotary))
+        self._elementwise += rotaries(self._fusion, count, (query_heads + kv_heads) * attention.head_dim, per_token)
 
     def _add_latent(self, attention: LatentAttention, count: int, kv_bytes: float, sixteen: str, index: int) -> None:
         heads = ceil_div(attention.num_heads, self._tp)
@@ -185,8 +207,17 @@ class ForwardPass:
         shape = Heads(
             heads, 1, attention.latent_dim, attention.kv_lora_rank, latent, decode, prefill, sixteen, 0, widening
         )
-        self._attention.append(_AttentionLayers(count, shape, index))
-        self._elementwise.append(("rotary + cache write", count, 4.0 * heads * attention.head_dim + latent))
+        expanded = None
+        if self.choices.kernels.latent_attention == "expanded":
+            # Every cached token's keys and values are rebuilt, written and read for every new token.
+            rebuilt = heads * (attention.qk_nope_head_dim + attention.v_head_dim)
+            full = 2.0 * heads * (attention.head_dim + attention.v_head_dim)
+            expanded = shape._replace(
+                kv_bytes_per_token=latent + 4.0 * rebuilt,
+                flops_per_pair=full + 2.0 * attention.kv_lora_rank * rebuilt,
+            )
+        self._attention.append(_AttentionLayers(count, shape, index, expanded))
+        self._elementwise += rotaries(self._fusion, count, heads * attention.head_dim, latent)
         if attention.indexer is not None and not attention.indexer.shared:
             indexer = attention.indexer
             per_pair = 2.0 * indexer.num_heads * indexer.head_dim
@@ -220,7 +251,8 @@ class ForwardPass:
         routed = tokens * layout.dp
         ops = [OpCost(g.role, g.calls, kernels.gemm(tokens, g.k, g.n, g.form)) for g in self._gemms]
         ops += [OpCost("experts", layers, kernels.experts(routed, experts)) for layers, experts in self._experts]
-        ops += [OpCost(name, calls, kernels.elementwise(tokens * size)) for name, calls, size in self._elementwise]
+        for t in self._elementwise:
+            ops.append(OpCost(t.name, t.calls, kernels.elementwise(tokens * t.token_bytes)))
         ops.append(OpCost("embed", 1, kernels.elementwise(tokens * self._hidden * 4.0)))
         row = self._hidden * 2.0
         if self._reduces:
@@ -246,12 +278,12 @@ class ForwardPass:
         """LM head and sampling of the sequences whose next token is drawn."""
         kernels = self._kernels
         ops = [OpCost(g.role, g.calls, kernels.gemm(sampled, g.k, g.n, g.form)) for g in self._head]
-        # 16-bit logits in, 32-bit copy out and in again: greedy sampling; the gather over GPUs is of the same size.
-        ops.append(OpCost("sampling", 1, kernels.elementwise(sampled * self._vocab * 10.0)))
-        sampler = self._sampler
-        if sampler.filter_s or sampler.filter_bytes_per_logit:  # after the gather: of the whole vocabulary
-            cost = kernels.elementwise(sampled * self._vocab * self._tp * sampler.filter_bytes_per_logit)
-            ops.append(OpCost("top-k/top-p filter", 1, cost._replace(seconds=cost.seconds + sampler.filter_s)))
+        vocab, tp, sampler = self._vocab, self._tp, self._sampler
+        if sampler.on_cpu:
+            found = cpu_sampling(sampler, sampled, vocab * tp, self._pcie)
+        else:
+            found = gpu_sampling(kernels, sampler, sampled, vocab, tp)
+        ops += [OpCost(name, 1, cost) for name, cost in found]
         if self._tp > 1:
             gathered = sampled * self._vocab * 2.0
             ops.append(OpCost("logits gather", 1, kernels.collective("all_gather", gathered, self._tp)))
@@ -266,9 +298,9 @@ class ForwardPass:
         if lanes > 1:
             sequences, seen_tokens = ceil_div(sequences, lanes), ceil_div(seen_tokens, lanes)
         ops = [
-            OpCost("attention decode", layers.layers, kernels.decode_attention(sequences, seen_tokens, layers.heads))
-            for layers in self._attention
-            if layers.span == span
+            OpCost("attention decode", a.layers, kernels.decode_attention(sequences, seen_tokens, self._decoding(a)))
+            for a in self._attention
+            if a.span == span
         ]
         if span < 0:
             ops += [
@@ -276,6 +308,39 @@ class ForwardPass:
                 for s in self._states
             ]
         return ops
+
+    def shared_prefix(self, sequences: int, stored_tokens: int, covered_tokens: int) -> list[OpCost]:
+        """Attention of the decoding sequences to the beginnings that several of them share, in all layers.
+
+        The queries of those who share a beginning are the rows of one product with its keys (RelayAttention, equation
+        6; Hydragen, section 3.2): `stored_tokens` are read once, `covered_tokens` is the same for each who sees them.
+        The parts are then rescaled and added (equation 7 of the former). All beginnings go in one launch; few rows
+        leave SMs idle, so their keys are dealt to several blocks, where `split_kv` is on.
+        """
+        kernels, lanes, ops = self._kernels, self.layout.lanes, []
+        sequences, covered = ceil_div(sequences, lanes), ceil_div(covered_tokens, lanes)
+        together = max(1, min(sequences, covered // stored_tokens))
+        for a in self._attention:
+            if a.span < 0:
+                heads = self._decoding(a)
+                tiles = ceil_div(sequences * heads.query_heads, _QUERY_TILE)
+                parts = max(1, min(self._sms // tiles, covered // sequences // _LEAST_KEYS))
+                parts = parts if self.choices.kernels.split_kv else 1
+                work = PrefillWork(sequences * parts, covered, stored_tokens, together)
+                price = kernels.prefill_attention(work, heads._replace(prefill_flops_per_pair=heads.flops_per_pair))
+                merged = sequences * heads.query_heads * heads.value_dim * 2 * (parts + 2.0)  # parts in, one out
+                ops.append(OpCost("attention shared prefix", a.layers, price))
+                ops.append(OpCost("attention merge", a.layers, kernels.elementwise(merged)))
+        return ops
+
+    def _decoding(self, layers: _AttentionLayers) -> Heads:
+        """The heads of decode: all query tokens of a sequence share one read of its cache, as grouped queries do."""
+        heads, queries = layers.expanded or layers.heads, self.choices.query_tokens
+        if queries == 1:
+            return heads
+        return heads._replace(
+            query_heads=heads.query_heads * queries, flops_per_pair=heads.flops_per_pair * queries
+        )  # fmt: skip
 
     def prefill(self, chunks: Sequence[Chunk]) -> list[OpCost]:
         """Attention of the prompt chunks in all layers."""
@@ -288,9 +353,9 @@ class ForwardPass:
     def _prefill(self, chunks: Sequence[Chunk]) -> list[tuple[str, int, Cost]]:
         price = self._kernels.prefill_attention
         if self.layout.lanes > 1:
-            chunks = _fullest_lane(chunks, self.layout.lanes)
-        works = [_work(chunks, span) for span in self.spans]
-        works.append(whole := _work(chunks, None))  # so that span -1 is the whole context
+            chunks = fullest_lane(chunks, self.layout.lanes)
+        works = [work_of(chunks, span) for span in self.spans]
+        works.append(whole := work_of(chunks, None))  # so that span -1 is the whole context
         found = [("attention prefill", a.layers, price(works[a.span], a.heads)) for a in self._attention]
         for s in self._states:
             moved = len(chunks) * 2 * s.state_bytes + whole.new_tokens * s.width_bytes
@@ -309,28 +374,3 @@ def _span(attention: Attention | None) -> Span | None:
         shortest = min((limit for limit in limits if limit is not None), default=None)
         return None if shortest is None else Span(shortest)
     return None
-
-
-def _fullest_lane(chunks: Sequence[Chunk], lanes: int) -> list[Chunk]:
-    """The chunks of the lane with most new tokens, when each goes to the emptiest lane, the longest first."""
-    dealt: list[list[Chunk]] = [[] for _ in range(min(lanes, len(chunks)))]
-    load = [0] * len(dealt)
-    for chunk in sorted(chunks, key=lambda chunk: (-chunk[1], -chunk[0])):
-        lane = load.index(min(load))
-        dealt[lane].append(chunk)
-        load[lane] += chunk[1]
-    return dealt[load.index(max(load))]
-
-
-def _work(chunks: Sequence[Chunk], span: Span | None) -> PrefillWork:
-    new = pairs = context = longest = 0
-    for cached, tokens in chunks:
-        new += tokens
-        longest = max(longest, tokens)
-        if span is None:
-            pairs += tokens * cached + (tokens * (tokens + 1) >> 1)
-            context += cached + tokens
-        else:
-            pairs += span.pairs(cached, tokens)
-            context += tokens + span.visible(cached)
-    return PrefillWork(new, pairs, context, longest)

@@ -185,6 +185,11 @@ def roofline(flops: float, bytes_moved: float, peak_flops: float, bandwidth: flo
     return Cost(eff.launch_floor_s + max(compute, memory), flops, bytes_moved, bound)
 
 
+def tile_share(rows: int, unpacking: Unpacking) -> float:
+    """Share of the tensor rate that the kernel's tiles reach: narrow ones are as good as any until there are more."""
+    return unpacking.mma_share if rows > unpacking.rows else 1.0
+
+
 def unpacked_cache(cost: Cost, cached_tokens: int, heads: Heads, vector_ops_per_s: float) -> Cost:
     """Decode attention over a quantised cache: vector units widen keys and values while others arrive."""
     if not heads.unpack_operations:
@@ -245,10 +250,11 @@ class DatasheetKernels:
         eff = self._efficiency.gemm
         unpack = math.ceil(m / unpacking.rows) * weights * unpacking.operations / self._vector
         product = flops / (self._peak[form.compute] * eff.tensor_fraction) if unpacking.multiplies else 0.0
+        product = product / tile_share(m, unpacking)
         compute = smooth_max(unpack, product, unpacking.overlap, SCALAR)
         memory = moved / (self._bandwidth * eff.bandwidth_fraction)
-        bound = "compute" if compute > memory else "memory"
-        return Cost(eff.launch_floor_s + max(compute, memory), flops, moved, bound)
+        busy = max(compute, memory) if unpacking.multiplies else compute + memory
+        return Cost(eff.launch_floor_s + busy, flops, moved, "compute" if compute > memory else "memory")
 
     def experts(self, tokens: int, experts: Experts) -> Cost:
         """The weights of every expert that is touched are read once."""

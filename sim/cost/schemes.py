@@ -17,10 +17,12 @@ def gemm_scheme(form: MatmulFormat) -> str:
         return "bf16"
     if form.name.startswith("mxfp4"):
         return "w4a16_mxfp4"
+    if form.name.startswith("nf4"):
+        return "nf4"
     return "w8a16" if form.weight_bytes > 0.75 else "w4a16"
 
 
 def kv_scheme(heads: Heads) -> str:
-    """`bf16` or `fp8`, by the cache."""
-    elements = heads.kv_heads * (heads.query_dim + heads.value_dim)
-    return "bf16" if heads.kv_bytes_per_token >= 1.5 * elements else "fp8"
+    """`bf16`, `fp8` or `int4`, by the cache."""
+    stored_bytes = heads.kv_bytes_per_token / (heads.kv_heads * (heads.query_dim + heads.value_dim))
+    return "bf16" if stored_bytes >= 1.5 else "fp8" if stored_bytes > 0.75 else "int4"

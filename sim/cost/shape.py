@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+NOTHING_SHARED = (0, 0)
 Chunk = tuple[int, int]
 """A piece of one prompt computed in one step: (tokens already in the cache, new tokens)."""
 
@@ -46,7 +47,7 @@ class RunShape:
     One object per replica, refilled for every plan: the hot path makes no new ones.
     """
 
-    __slots__ = ("chunks", "context_tokens", "decodes", "local_growth", "local_tokens")
+    __slots__ = ("chunks", "context_tokens", "decodes", "images", "local_growth", "local_tokens", "shared")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class RunShape:
         chunks: Sequence[Chunk] = (),
         local_tokens: Sequence[int] = (),
         local_growth: Sequence[int] = (),
+        shared: Sequence[int] = NOTHING_SHARED,
     ) -> None:
         self.decodes = decodes
         """Sequences that take part with one token each."""
@@ -66,6 +68,11 @@ class RunShape:
         can see through it."""
         self.local_growth = local_growth
         """By how much each of these sums grows per step: the sequences that have not filled the span."""
+        self.shared = shared
+        """Of the context: tokens in prefixes that several sequences see, stored once and counted for each of them."""
+
+        self.images = 0
+        """Images that are encoded in a step with chunks, before them."""
 
     @property
     def new_tokens(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sim.cost.ops import ForwardPass, OpCost
 from sim.cost.roofline import Cost
@@ -30,6 +31,32 @@ class HostWork:
     def seconds(self, tokens: int, sampled: int) -> float:
         """Exposed host time of one step."""
         return self.step_s + self.sequence_s * sampled + self.token_s * tokens
+
+
+class StepPricer(Protocol):
+    """A `StepTimer` that can also say where the time goes."""
+
+    @property
+    def forward(self) -> ForwardPass:
+        """The forward pass that is priced."""
+        ...
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The attention spans whose sums a shape must carry, in this order."""
+        ...
+
+    def run(self, shape: RunShape, max_steps: int) -> StepTimes:
+        """As `StepTimer.run`."""
+        ...
+
+    def explain(self, shape: RunShape) -> list[OpCost]:
+        """The operators of the first step of a shape, priced by the full formula."""
+        ...
+
+    def host_seconds(self, tokens: int, sampled: int) -> float:
+        """Exposed host time of a step."""
+        ...
 
 
 class _Knots:
@@ -96,7 +123,7 @@ class RooflineStepTimer:
 
     def __init__(self, forward: ForwardPass, host: HostWork | None = None, *, tick_ps: int = 1) -> None:
         self._forward, self._host, self._tick = forward, host or HostWork(), tick_ps
-        self._lanes = forward.layout.lanes
+        self._lanes, self._queries = forward.layout.lanes, forward.choices.query_tokens
         self._rows_ps: dict[int, int] = {}
         self._head_ps: dict[int, int] = {}
         self._constant_ps: dict[int, int] = {}
@@ -146,9 +173,10 @@ class RooflineStepTimer:
 
     def explain(self, shape: RunShape) -> list[OpCost]:
         """The operators of the first step of a shape, priced by the full formula."""
-        tokens, sampled, forward = shape.new_tokens, shape.decodes + len(shape.chunks), self._forward
+        guesses, forward = shape.decodes * (self._queries - 1), self._forward
+        tokens, sampled = shape.new_tokens + guesses, shape.decodes + len(shape.chunks)
         lane = forward.layout.fullest
-        ops = forward.rows(padded_rows(lane(tokens, shape.longest_chunk))) + forward.head(lane(sampled))
+        ops = forward.rows(padded_rows(lane(tokens, shape.longest_chunk))) + forward.head(lane(sampled + guesses))
         if shape.chunks:
             ops += forward.prefill([(cached, new + 15 & -16) for cached, new in shape.chunks])
         if shape.decodes:
@@ -183,13 +211,14 @@ class RooflineStepTimer:
 
     def _mixed(self, shape: RunShape) -> int:
         """A step with prompt chunks, and perhaps decodes beside them."""
-        count = tokens = shape.decodes
-        sampled, tiles = count + len(shape.chunks), []
+        count, tiles = shape.decodes, []
+        tokens = count * self._queries
+        sampled = tokens + len(shape.chunks)
         for cached, new in shape.chunks:
             tokens += new
             tiles.append((cached, new + 15 & -16))
         key = tuple(tiles)
-        host = self.host_seconds(tokens, sampled)
+        host = self.host_seconds(tokens, count + len(shape.chunks))
         if self._lanes > 1:
             lane = self._forward.layout.fullest
             tokens, sampled = lane(tokens, shape.longest_chunk), lane(sampled)
@@ -208,7 +237,8 @@ class RooflineStepTimer:
         return time
 
     def _constant(self, count: int) -> int:
-        lane, host = self._forward.layout.fullest(count), self._ps(self.host_seconds(count, count))
+        rows = count * self._queries
+        lane, host = self._forward.layout.fullest(rows), self._ps(self.host_seconds(rows, count))
         self._constant_ps[count] = time = self._rows(lane) + self._head(lane) + host
         return time
 

@@ -8,8 +8,7 @@ from sim.cost.kernels.arithmetic import SCALAR, THROTTLE_AFTER_S, Terms, ceil_di
 from sim.cost.kernels.attention_decode import DecodeKernel
 from sim.cost.kernels.gemm import GemmKernel, gemm_formula
 from sim.cost.kernels.moe import MoeKernel
-from sim.cost.kernels.residual import NO_RESIDUAL
-from sim.cost.roofline import Heads
+from sim.cost.roofline import Heads, tile_share
 from sim.specs.weight_kernels import Unpacking
 
 
@@ -22,6 +21,7 @@ def unpacked_terms(m: int, n: int, k: int, kernel: GemmKernel, weight_bytes: flo
     narrow = replace(kernel.without_residual(), format=replace(kernel.format, weight_bytes=weight_bytes))
     _, product, memory, _ = gemm_formula(m, n, k, narrow, True, SCALAR)
     p = kernel.params
+    product = product / tile_share(m, unpacking)
     unpack = ceil_div(m, unpacking.rows) * n * k * unpacking.operations / kernel.chip.vector_ops_per_s
     compute = smooth_max(unpack, product if unpacking.multiplies else 0.0, unpacking.overlap, SCALAR)
     busy = smooth_max(compute, memory, p.overlap_power, SCALAR)
@@ -43,4 +43,4 @@ def with_cache(kernel: DecodeKernel, heads: Heads) -> DecodeKernel:
 
 def with_weights(kernel: MoeKernel, weight_bytes: float) -> MoeKernel:
     """The same experts with weights of these bytes per parameter."""
-    return replace(kernel, residual=NO_RESIDUAL, format=replace(kernel.format, weight_bytes=weight_bytes))
+    return replace(kernel, format=replace(kernel.format, weight_bytes=weight_bytes))

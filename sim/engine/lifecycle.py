@@ -94,7 +94,7 @@ class Lifecycle:
         self._kv.grow(request)
         last = batch.steps
         if self._hand_over is None:
-            last += request._output_tokens - request.emitted_tokens
+            last += batch.steps_to_end(request)
         request._finish_step = last
         due = -last if self._drains else last
         heapq.heappush(self._finishes, (due, request.id, request.preemptions, request))
@@ -219,14 +219,14 @@ class Lifecycle:
     def _leave(self, request: Request, delivered: int, now: int) -> None:
         """A running request gives back its seat and its memory; it has the tokens of steps up to `delivered`."""
         if request.joined_step >= 0:
-            first = request.segment_step
-            if request.segment_start_ps > now:  # the first token of this stretch is in flight and will not arrive
-                delivered = first - 1
+            arrived = request.segment_start_ps <= now
+            if not arrived:  # the first token of this stretch is in flight and will not arrive
+                delivered = request.segment_step - 1
                 if request.first_token_ps > now:
                     request.first_token_ps = -1
-            else:
-                self._add_segment(request, delivered)
             self._batch.leave(request, delivered)
+            if arrived:
+                self._add_segment(request, delivered)
         if self._copying and request.id in self._copying:
             self._kv.park(request)  # until the copy has ended
         else:
@@ -234,9 +234,11 @@ class Lifecycle:
         self._scheduler.finish(request)
 
     def _add_segment(self, request: Request, last_step: int) -> None:
-        id_, number = request.id & REQUEST_MASK, request.id >> NUMBER_SHIFT
+        """A stretch of decoding is over, and the request has left the batch."""
+        id_, number, first = request.id & REQUEST_MASK, request.id >> NUMBER_SHIFT, request.segment_step
+        tokens = self._batch.stretch_tokens(request, last_step - first)
         self._segments.add(
-            self._segments.pack(id_, self.index, request.segment_start_ps, request.segment_step, last_step, number)
+            self._segments.pack(id_, self.index, request.segment_start_ps, first, last_step, number, tokens)
         )
 
     def _close(self, request: Request, reason: Reason, now: int) -> None:

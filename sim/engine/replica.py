@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sim.batch import DecodeBatch
-from sim.cost.shape import RunShape
 from sim.cost.step_times import StepTimer, StepTimes
 from sim.engine.events import BOUNDARY, PLAN, Alarm, Clock
 from sim.engine.lifecycle import EndHandler
@@ -19,7 +18,7 @@ from sim.errors import InvariantError
 from sim.kv.base import KVAllocator
 from sim.kv.host_pool import HostPool
 from sim.predictors import LengthPredictor
-from sim.request import NO_REASON, RUNNING, Reason, Request
+from sim.request import NO_REASON, RUNNING, Reason, Request, images_begun
 from sim.schedulers.base import Scheduler
 from sim.sequences import sequences_of
 from sim.step import DECODE, NO_LIMIT, Idle, StepPlan, Transfer
@@ -84,7 +83,7 @@ class Replica(Transfers):
         self._predictor, self._max_queued = parts.predictor, parts.max_queued_requests
         self._env, self._timer, self._lead, self._max_run = env, parts.timer, parts.lead, parts.max_run
         self._add_step, self._pack_step = recorder.steps.add, recorder.steps.pack
-        self._shape = RunShape(local_tokens=parts.batch.local_tokens, local_growth=parts.batch.local_growth)
+        self._shape = parts.batch.shape()
         self._plan: StepPlan | None = None  # in force; None: nothing is planned
         self._times: StepTimes | None = None
         self._alarm = Alarm(env, BOUNDARY + index, None, self._ring)
@@ -285,6 +284,8 @@ class Replica(Transfers):
         """Set the shape to the plan's first step; return for how many steps nothing can change."""
         shape, batch, limit = self._shape, self._batch, plan.max_steps
         shape.chunks = [(request.computed_tokens, tokens) for request, tokens in plan.chunks] if plan.chunks else ()
+        if batch.encodes:
+            shape.images = images_begun(plan.chunks)
         if not plan.decodes:
             shape.decodes = shape.context_tokens = 0
             return 1

@@ -9,15 +9,18 @@ from typing import Any
 from sim.breakdown import sampled_steps
 from sim.cost.ops import OpCost
 from sim.cost.shape import RunShape
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.results import RunResult, Table
 from sim.setup import Setup
 
 PREFILL, DECODE = "prefill", "decode"
 PHASES = (PREFILL, DECODE)
 _OF_PROMPTS = ("attention prefill", "vision")
-_OF_ANSWERS = ("attention decode",)
-_PER_SEQUENCE = ("lm_head", "sampling", "top-k/top-p filter", "logits gather", "state update", "host")
+_OF_ANSWERS = ("attention decode", "attention shared prefix", "attention merge", "draft ", "medusa", "blockwise")
+_PER_SEQUENCE = (
+    "lm_head", "sampling", "top-k/top-p filter", "beam selection", "logits gather", "logits to host",
+    "sampling on host", "state update", "host",
+)  # fmt: skip
 """Operators whose work is by sequence; all others work on tokens, whoever they belong to."""
 
 
@@ -83,7 +86,7 @@ def operators_of(setup: Setup, result: RunResult) -> Operators:
     return dict(sorted(found.items(), key=lambda item: (PHASES.index(item[0][0]), -item[1].seconds, item[0][1])))
 
 
-def pool_steps(setup: Setup, result: RunResult) -> Iterator[tuple[RooflineStepTimer, Table]]:
+def pool_steps(setup: Setup, result: RunResult) -> Iterator[tuple[StepPricer, Table]]:
     """The steps of each pool with the timer that priced them; one pool unless prefill and decode are apart."""
     if setup.decode is None:
         yield setup.timer, result.steps

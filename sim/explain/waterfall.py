@@ -48,6 +48,8 @@ TECHNIQUES: Sequence[Technique] = (
         {"engine.kv_cache.allocator": {"kind": "max-length", "reserve": "context"}},
         {"engine.kv_cache.allocator": "paged"},
     ),
+    Technique("fused operators", {"engine.kernels.fusion": False}, {"engine.kernels.fusion": True}),
+    Technique("CUDA graphs", {"engine.kernels.cuda_graphs": False}, {"engine.kernels.cuda_graphs": True}),
     Technique("chunked prefill", {"engine.scheduler": "continuous"}, {"engine.scheduler": "chunked"}),
     # Host work of vLLM 0.12 and 0.15, as the presets vllm-0.9 and vllm-v1 have it: fits, their sources are there.
     Technique(
@@ -59,6 +61,12 @@ TECHNIQUES: Sequence[Technique] = (
         "prefix caching",
         {"engine.kv_cache.enable_prefix_caching": False},
         {"engine.kv_cache.enable_prefix_caching": True},
+        _prefixes,
+    ),
+    Technique(
+        "shared-prefix attention",
+        {"engine.shared_prefix_attention": "none"},
+        {"engine.shared_prefix_attention": "hydragen"},
         _prefixes,
     ),
     Technique(

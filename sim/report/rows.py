@@ -96,8 +96,21 @@ def setting(result: RunResult) -> list[Row]:
         ("Engine", _engine(engine)),
         ("Workload", _workload(scenario, facts)),
         ("Trust", f"{trust}: {TRUST[trust]}" if trust in TRUST else trust),
+        ("Runs like this", _envelope(facts.get("envelope"))),
     ]
     return [(label, text) for label, text in rows if text]
+
+
+def _envelope(cell: Any) -> str:
+    """How far runs of the kind were off when their model was left out of the fit; empty where none was measured."""
+    if not isinstance(cell, Mapping):
+        return ""
+    kind = f"{cell['model_class']}, {cell['gpu']}, {cell['engine']}, {cell['traffic']}"
+    errors = [
+        f"{name} {found['median_pct']:.0f} % (nine in ten within {found['p90_pct']:.0f} %)"
+        for name, found in cell["errors"].items()
+    ]
+    return f"{cell['runs']} of {cell['models']} models ({kind}) were off by {', '.join(errors)}"
 
 
 def totals(summary: Mapping[str, Any]) -> list[Row]:
@@ -134,6 +147,13 @@ def latencies(summary: Mapping[str, Any], metrics: Mapping[str, str]) -> list[tu
     ]
 
 
+def _guesses(summary: Mapping[str, Any]) -> list[Row]:
+    if summary.get("spec_decode_acceptance_length") is None:
+        return []
+    length, rate = summary["spec_decode_acceptance_length"], summary["spec_decode_acceptance_rate"]
+    return [("Tokens per verification", number(length)), ("  guesses accepted", share(rate / 100))]
+
+
 def batching(summary: Mapping[str, Any]) -> list[Row]:
     """How the replicas worked: batches, busy time, KV cache, preemptions."""
     kv, cache = summary["kv"], summary["prefix_cache"]
@@ -141,6 +161,7 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("Steps", number(summary["num_steps"], 0)),
         ("Mean batch size (sequences)", number(summary["mean_batch_size"])),
         ("Largest batch", number(summary["max_batch_size"], 0)),
+        *_guesses(summary),
         ("Time with a step in progress", share(summary["busy_share"])),
         ("KV blocks, all replicas", number(kv["num_blocks"], 0)),
         ("KV blocks in use, mean / peak", f"{share(kv['mean_used_share'])} / {share(kv['peak_used_share'])}"),
@@ -153,7 +174,20 @@ def batching(summary: Mapping[str, Any]) -> list[Row]:
         ("Longest wait for admission (ms)", milliseconds(summary["longest_wait_ms"])),
         *_copies(summary),
         *_client(summary.get("client")),
+        *_queries(summary.get("queries")),
     ]
+
+
+def _queries(queries: Mapping[str, Any] | None) -> list[Row]:
+    """What became of an application's questions; nothing where every request is one."""
+    if queries is None:
+        return []
+    return [
+        ("Questions answered / failed", f"{queries['answered']:,} / {queries['failed']:,}"),
+        ("Question to answer, mean (s)", number(queries["mean_latency_s"])),
+        ("Question to answer, p50 / p99 (s)",
+         f"{number(queries['p50_latency_s'])} / {number(queries['p99_latency_s'])}"),
+    ]  # fmt: skip
 
 
 def _client(client: Mapping[str, Any] | None) -> list[Row]:
@@ -330,6 +364,9 @@ def _workload(scenario: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         _arrivals(arrival) if isinstance(arrival, Mapping) else "",
         "sessions of {mean_turns:.3g} turns that add {mean_tokens_per_turn:,.0f} tokens each".format(**workload)
         if workload.get("mean_turns")
+        else "",
+        "{kind} of {mean_requests_per_query:.3g} requests per question".format(**workload).replace("_", " ")
+        if workload.get("mean_requests_per_query")
         else "",
         f"{workload['mean_rate']:.3g} requests/s" if workload.get("mean_rate") and not arrival else "",
     ]

@@ -52,7 +52,7 @@ class ChunkedScheduler(SeatedScheduler):
     def _with_chunks(self, preempted: list[Request] | None) -> StepPlan | Idle:
         """Prompts under way, then new ones unless somebody had to be preempted, beside the decodes."""
         chunks: list[tuple[Request, int]] = []
-        budget = self._max_num_batched_tokens - self._batch.count
+        budget = self._max_num_batched_tokens - self._batch.rows
         if self._prefilling:
             budget, preempted = self._continue_prefills(chunks, budget, preempted)
         if self._waiting.size and not preempted:
@@ -62,7 +62,7 @@ class ChunkedScheduler(SeatedScheduler):
         return DECODE if self._batch.count else IDLE
 
     def _first_chunk(self, request: Request) -> int:
-        return self._chunk(request.target_tokens, self._max_num_batched_tokens - self._batch.count)
+        return self._chunk(request.target_tokens, self._max_num_batched_tokens - self._batch.rows)
 
     def _chunk(self, missing: int, budget: int) -> int:
         """The least of what a prompt misses, the budget and the cap."""
@@ -83,12 +83,12 @@ class ChunkedScheduler(SeatedScheduler):
                     break
                 if self._kv.parked_blocks:
                     break  # what is being copied elsewhere will make room
-                decodes = self._batch.count
+                decodes = self._batch.rows
                 victim = self._victim({planned.id for planned, _ in chunks})
                 if victim is None:
                     break
                 self._preempt(victim)
-                budget += decodes - self._batch.count
+                budget += decodes - self._batch.rows
                 preempted = [*(preempted or []), victim]
         return budget, preempted
 

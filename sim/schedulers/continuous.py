@@ -47,7 +47,7 @@ class ContinuousScheduler(SeatedScheduler):
             chunks: list[tuple[Request, int]] = []
             left = self._admit(chunks, self._max_num_batched_tokens)
             if chunks or self._copies:
-                ride = not chunks or (self._mixed and (self._decodes_first or self._batch.count <= left))
+                ride = not chunks or (self._mixed and (self._decodes_first or self._batch.rows <= left))
                 return StepPlan(chunks, ride and self._batch.count > 0, transfers=self._take_copies())
         return self._decode() if self._batch.count else IDLE
 
@@ -57,7 +57,7 @@ class ContinuousScheduler(SeatedScheduler):
         if decodes.preempted or not decodes.decodes or not self._waiting.size:
             return decodes
         chunks: list[tuple[Request, int]] = []
-        self._admit(chunks, self._max_num_batched_tokens - self._batch.count)
+        self._admit(chunks, self._max_num_batched_tokens - self._batch.rows)
         return StepPlan(chunks, transfers=self._take_copies()) if chunks or self._copies else decodes
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:

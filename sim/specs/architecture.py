@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sim.specs.attention import Attention, FullAttention, Indexer, LatentAttention, LinearAttention
 from sim.specs.layout import ONE_GPU, Layout
 from sim.specs.matrices import WeightFormat, WeightMatrix, norm, stored_bytes
+from sim.specs.vision import VisionTower
 from sim.units import ceil_div
 
 __all__ = [
@@ -128,6 +129,7 @@ class ModelArchitecture:
     mtp_layers: int = 0
     family: str = ""
     quantization: Mapping[str, Any] | None = field(default=None, hash=False)
+    vision: VisionTower | None = None
     filters_samples: bool = False
     """Requests that do not say how to sample get top-k or top-p, as the checkpoint's generation_config.json has it."""
 
@@ -161,13 +163,17 @@ class ModelArchitecture:
 
     @cached_property
     def num_parameters(self) -> int:
-        """Parameters stored; tied embeddings count once, multi-token-prediction layers not at all."""
-        return sum(matrix.parameters for matrix in self.matrices())
+        """Parameters stored, a vision tower's too; tied embeddings count once, multi-token-prediction layers never."""
+        return sum(matrix.parameters for matrix in self.matrices()) + self._vision_parameters
 
     @cached_property
     def active_parameters(self) -> int:
         """Parameters one token passes through: of routed experts only its own (Mixtral's "13B active")."""
-        return sum(matrix.active_parameters for matrix in self.matrices())
+        return sum(matrix.active_parameters for matrix in self.matrices()) + self._vision_parameters
+
+    @property
+    def _vision_parameters(self) -> int:
+        return self.vision.parameters if self.vision is not None else 0
 
     @property
     def dtype_bytes(self) -> int:
@@ -189,6 +195,7 @@ class ModelArchitecture:
         """
         form = scheme or _DtypeFormat(self.dtype_bytes)
         inner = self._of_stage(stored_bytes(self._layer_matrices, form, layout), layout.pp)
+        inner += self._vision_parameters * self.dtype_bytes // layout.tp  # in 16 bit, in the first stage
         if layout.pp == 1:
             return inner + stored_bytes(self._outer_matrices, form, layout)
         head = [replace(m, stored=True) for m in self._outer_matrices if m.role not in ("embed", "position")]

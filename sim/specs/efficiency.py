@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from sim.units import SECONDS, quantity
 
 Seconds = Annotated[float, BeforeValidator(lambda raw: quantity(raw, SECONDS)), Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+_ANY_OF_THEM: JsonDict = {"required": []}
+"""In a profile only what differs from the defaults need be written."""
 
 
 class OpEfficiency(BaseModel):
     """What one operator class reaches: `seconds = floor + max(flops / (peak x f), bytes / (bandwidth x g))`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_ANY_OF_THEM)
 
     launch_floor_s: Seconds = Field(description="shortest time of one operator inside a CUDA graph, such as '3 us'")
     tensor_fraction: Fraction = Field(description="share of the dense tensor peak that a large operator reaches")
@@ -26,7 +29,7 @@ class OpEfficiency(BaseModel):
 class LinkEfficiency(BaseModel):
     """What a collective reaches of the link it runs over."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_ANY_OF_THEM)
 
     launch_floor_s: Seconds = Field(description="time of a collective that carries next to nothing")
     link_fraction: Fraction = Field(description="share of the one-way link rate that a large collective reaches")

@@ -62,7 +62,7 @@ def _number(raw: Any, kind: str | None) -> float:
     if kind is not None and isinstance(raw, (str, int, float)):
         number = quantity(raw, kind)
     elif isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        number = float(raw)
+        number = float(raw) if abs(raw) < 1e300 else float("inf")
     else:
         raise ValueError(f"expected {kind or 'a whole number'}, got {raw!r}")
     if not 0 < number < float("inf"):

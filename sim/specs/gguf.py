@@ -8,7 +8,8 @@ from dataclasses import replace
 from sim.specs.architecture import FullAttention, ModelArchitecture
 from sim.specs.number_formats import FORMATS, NumberFormat
 
-MIXTURES = ("gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "gguf-q2_k")
+_UNIFORM = ("gguf-q8_0", "gguf-q6_k", "gguf-q5_0", "gguf-q4_0")
+MIXTURES = (*_UNIFORM, "gguf-q4_k_m", "gguf-q2_k")
 _GROUPED = 4
 """Query heads per KV head from which the small V projection is given more bits."""
 
@@ -18,10 +19,9 @@ def mixture(name: str, architecture: ModelArchitecture) -> Mapping[str, NumberFo
 
     Embedding and LM head are quantised too. Matrices that are fused here or differ by layer get the mean of their bits.
     """
-    if name == "gguf-q8_0":
-        return {"": FORMATS["q8_0"], "embed": FORMATS["q8_0"], "lm_head": FORMATS["q8_0"]}
-    if name == "gguf-q4_0":
-        return {"": FORMATS["q4_0"], "embed": FORMATS["q4_0"], "lm_head": FORMATS["q6_k"]}
+    if name in _UNIFORM:
+        form = FORMATS[name.removeprefix("gguf-")]
+        return {"": form, "embed": form, "lm_head": max(form, FORMATS["q6_k"], key=lambda one: one.stored_bits)}
     value_share, grouped = _value_share(architecture)
     if name == "gguf-q4_k_m":  # use_more_bits: the first and last eighth of the layers and every third between
         value = _mean("q4_k", {"q6_k": 0.5 * value_share})

@@ -14,6 +14,7 @@ from sim.errors import ConfigError
 from sim.specs.architecture import DTYPE_BYTES, LayerGroup, ModelArchitecture, WeightMatrix
 from sim.specs.hf_keys import HfKeys
 from sim.specs.hf_layers import layer_groups
+from sim.specs.hf_vision import vision_tower
 from sim.specs.matrices import norm
 
 CATALOGUE_FILE = "catalogue.json"
@@ -53,6 +54,7 @@ def architecture_from_hf(config: Mapping[str, Any], name: str, *, file: str | No
         mtp_layers=_mtp_layers(keys),
         family=keys.model_type.removesuffix("_text"),
         quantization=_quantization(config, keys),
+        vision=vision_tower(config, keys),
         filters_samples=_filters_samples(keys),
     )
 

@@ -107,6 +107,7 @@ FORMATS: Mapping[str, NumberFormat] = _table(
     # llama.cpp's blocks, ggml-common.h (from memory): of 32, and super-blocks of 256 with 6- or 4-bit scales.
     NumberFormat("q8_0", "int8", 8, 32, 16),
     NumberFormat("q4_0", "int", 4, 32, 16),
+    NumberFormat("q5_0", "int", 5, 32, 16),
     NumberFormat("q2_k", "int", 2, 256, 16 * 4 + 16, 16 * 4 + 16),
     NumberFormat("q3_k", "int", 3, 256, 16 * 6 + 16),
     NumberFormat("q4_k", "int", 4, 256, 8 * 6 + 16, 8 * 6 + 16),

@@ -76,6 +76,8 @@ _ALL = (
     Scheme("nvfp4", "NVFP4 weights and activations: E2M1, E4M3 scale per 16", "nvfp4", "nvfp4"),
     Scheme("nvfp4_weight_only", "NVFP4 weights, 16-bit activations", "nvfp4", quality="nvfp4"),
     Scheme("q8_0", "GGUF Q8_0: INT8 in blocks of 32", "gguf-q8_0"),
+    Scheme("q6_k", "GGUF Q6_K: 6 bit in super-blocks of 256", "gguf-q6_k"),
+    Scheme("q5_0", "GGUF Q5_0: 5 bit in blocks of 32", "gguf-q5_0"),
     Scheme("q4_0", "GGUF Q4_0: INT4 in blocks of 32", "gguf-q4_0"),
     Scheme("q4_k_m", "GGUF Q4_K_M: Q4_K, half of V and down in Q6_K", "gguf-q4_k_m"),
     Scheme("q2_k", "GGUF Q2_K: 2.6 to 6.6 bits by matrix", "gguf-q2_k"),

@@ -16,6 +16,7 @@ from sim.specs.number_formats import NumberFormat
 NONE = "none"
 AUTO = "auto"
 _NEVER = 1 << 40
+_HOPPER = 9.0
 
 
 class Unpacking(NamedTuple):
@@ -24,8 +25,10 @@ class Unpacking(NamedTuple):
     The `operations` of a weight serve `rows` rows of activations and are done again for the next ones; from
     `separate_from` rows on a pass of its own writes the weights out in 16 bit first, for `pass_operations` each, and a
     plain product follows. `overlap` is the power of the smooth maximum with the product: 1 when both wait for each
-    other, 8 when they run side by side. With a look-up table or on vector units the product is part of the
-    `operations` (`multiplies` is False).
+    other, 8 when they run side by side. `mma_share` is what tiles of `rows` rows reach, where there are more, of the
+    tensor rate that the 16-bit library has with larger ones. With a look-up table or on vector units the product is
+    part of the `operations` (`multiplies` is False), and cores are taken to wait for memory: their prefetchers hide
+    less than a GPU's thousands of threads, and nothing is the careful end.
     """
 
     operations: float
@@ -34,6 +37,7 @@ class Unpacking(NamedTuple):
     pass_operations: float = 0.0
     overlap: float = 1.0
     multiplies: bool = True
+    mma_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class WeightKernel:
     pass_operations: float = 0.0
     overlap: float = 1.0
     multiplies: bool = True
+    mma_share: float = 1.0
+    on_hopper: tuple[float, float] | None = None
+    """`overlap` and `mma_share` from compute capability 9.0 on, where they differ."""
     asked: bool = False
     """Whether it is used only when a scenario names it."""
 
@@ -75,22 +82,32 @@ class WeightKernel:
             return False
         return capability is None or self.capability[0] <= capability <= self.capability[1]
 
-    def unpacking(self, weights: NumberFormat, compute: str) -> Unpacking:
+    def unpacking(self, weights: NumberFormat, compute: str, capability: float | None = None) -> Unpacking:
         """How it unpacks these weights for products in this format."""
-        operations = self.operations[weights.kind][compute == "bf16"]
-        return Unpacking(operations, self.rows, self.separate_from, self.pass_operations, self.overlap, self.multiplies)
+        operations, overlap, share = self.operations[weights.kind][compute == "bf16"], self.overlap, self.mma_share
+        if self.on_hopper is not None and (capability or 0.0) >= _HOPPER:
+            overlap, share = self.on_hopper
+        return Unpacking(
+            operations, self.rows, self.separate_from, self.pass_operations, overlap, self.multiplies, share
+        )
 
 
 def _same(**operations: float) -> Mapping[str, tuple[float, float]]:
     return {kind: (count, count) for kind, count in operations.items()}
 
 
+_MARLIN_SHARE = 0.8
+"""Of cuBLAS's tensor rate, with tiles of 64 rows: from 1024 rows on INT4 then reaches 0.61 of the 16-bit product on an
+A100. Measured were 0.60 to 0.66 (vLLM pull request 2497), and 0.57 to 0.79 of 16 bit end to end (GPUStack)."""
+_MARLIN_ON_HOPPER = 2.0, 0.75
+"""Unpacking hides in part, and Marlin multiplies with Ampere's instruction. Set to eight end-to-end times of INT8 and
+INT4 weights over 16 bit (Llama-3.1-8B on an H100, batches of 1 to 16, vLLM pull request 23197), met within 18 %."""
 _GPU_STACKS = ("vllm", "sglang")
 # Per 4 weights, vLLM's csrc/quantization/marlin/dequant.h: INT4 two lop3, a shift, two half2 arithmetic, two scalings;
 # INT8 to bf16 four prmt into float32, four subtractions, two packings, two scalings, to fp16 two prmt and two
 # subtractions; FP8 and FP4 shifts and masks for sign and exponent and a product that corrects its bias (from memory).
 _IN_REGISTERS = {"int4": (1.75, 1.75), "int8": (1.5, 3.0), "fp8": (2.25, 2.25), "fp4": (2.75, 2.75)}
-_GGML = _same(q8_0=0.75, q4_0=1.25, q4_k=1.5, q5_k=2.0, q6_k=2.0, q3_k=2.25, q2_k=2.25)
+_GGML = _same(q8_0=0.75, q4_0=1.25, q5_0=1.75, q4_k=1.5, q5_k=2.0, q6_k=2.0, q3_k=2.25, q2_k=2.25)
 
 KERNELS: Mapping[str, WeightKernel] = {
     kernel.name: kernel
@@ -102,7 +119,7 @@ KERNELS: Mapping[str, WeightKernel] = {
         ),
         WeightKernel(
             "marlin", "Marlin: unpacks in registers, again for every 64 rows (Frantar et al. 2024)", _GPU_STACKS,
-            _IN_REGISTERS, groups=(0, 16, 32, 64, 128),
+            _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128), mma_share=_MARLIN_SHARE, on_hopper=_MARLIN_ON_HOPPER,
         ),
         WeightKernel(
             "cutlass-w4a8", "CUTLASS mixed-input product of INT4 weights and FP8 activations",
@@ -126,9 +143,10 @@ KERNELS: Mapping[str, WeightKernel] = {
             separate_from=256, pass_operations=2.0,
         ),
         WeightKernel(
-            # A warp of 32 codes walks every branch of the decision tree with 16 leaves (kernels.cu, from memory).
+            # One row: gemv with the codebook in shared memory. More: a warp of 32 codes walks every branch of a
+            # decision tree with 16 leaves (csrc/kernels.cu, from memory).
             "bitsandbytes", "bitsandbytes: a look-up per weight in a pass, then a plain product",
-            (*_GPU_STACKS, "transformers"), _same(codebook=31.0), (7.0, 99.0), rows=1, separate_from=2,
+            (*_GPU_STACKS, "transformers"), _same(codebook=4.0), (7.0, 99.0), rows=1, separate_from=2,
             pass_operations=31.0,
         ),
         WeightKernel(

@@ -70,6 +70,30 @@ def _roofline_panel(panel: Axes, part: Priced, chip: Chip) -> None:
     panel.legend(markerscale=3, fontsize=7, loc="lower right")
 
 
+def save_all_kernels_figure(parts: Sequence[Priced], chip: Chip, path: Path) -> None:
+    """Every measured kernel: FLOP/s under the roofline, and those without arithmetic by the bandwidth they reach."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    roof, bandwidth = figure.subplots(1, 2)
+    grid = np.geomspace(0.25, 1e5, 300)
+    for multiply in sorted({part.traffic.multiply for part in parts if part.traffic.multiply}):
+        rate = np.minimum(chip.peak(multiply), grid * chip.hbm_bytes_per_s)
+        roof.plot(grid, rate / 1e12, color="black", linewidth=1)
+        roof.annotate(multiply, (grid[-1], rate[-1] / 1e12), fontsize=7, ha="right", va="bottom")
+    bandwidth.axhline(chip.hbm_bytes_per_s / 1e12, color="black", linewidth=1)
+    for part in parts:
+        flops, moved, _ = part.traffic
+        label = f"{part.table.removeprefix('attention_')} {part.number_format}"
+        if np.nanmax(flops, initial=0.0) > 0:
+            roof.scatter(flops / moved, flops / part.measured_s / 1e12, label=label, **_POINT)
+        elif np.isfinite(moved).any():
+            bandwidth.scatter(moved, moved / part.measured_s / 1e12, label=label, **_POINT)
+    roof.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="TFLOP/s")
+    bandwidth.set(xscale="log", yscale="log", xlabel="bytes", ylabel="TB/s (swaps: of HBM's rate for PCIe's)")
+    for panel in (roof, bandwidth):
+        panel.legend(markerscale=3, fontsize=6, loc="lower right", ncols=2)
+    figure.savefig(path, dpi=120)
+
+
 def save_gemm_roofline(
     calibration: Calibration, sizes: Mapping[str, int], kernel: tuple[str, str], path: Path, measurements: Path | None
 ) -> None:

@@ -70,7 +70,8 @@ class Line:
 
 def price_tables(tables: Mapping[str, pd.DataFrame], calibration: Calibration) -> Iterator[Priced]:
     """Every row of this GPU priced by the constants of its class, format and stack (another stack's if need be)."""
-    for table, rows in tables.items():
+    known = {table for family in families() for table in family.tables}
+    for table, rows in ((table, rows) for table, rows in tables.items() if table in known):
         mine = rows[[is_gpu(label, calibration.chip.name) for label in rows.gpu]].reset_index(drop=True)
         if mine.empty:
             continue

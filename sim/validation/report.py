@@ -27,7 +27,7 @@ larger of FLOPs over the dense peak and bytes over the HBM peak, nothing calibra
 they are priced with L2-hot weights and KV where these fit; serving is priced cold. Measurements are public
 ({provenance}).
 """
-_COLUMNS = (
+COLUMNS: Sequence[str] = (
     "class", "format", "stack", "rows", "constants + table", "fit",
     "left-out points", "median", "p90", "bias", "in 90 %", "left-out shapes", "bias", "in 90 %", "datasheet",
 )  # fmt: skip
@@ -56,10 +56,15 @@ def _gpu_section(calibration: Calibration, tables: Mapping[str, pd.DataFrame], f
     errors, roof = f"calibration-{name}-errors.png", f"calibration-{name}-roofline.png"
     save_error_figure([part for part in parts if part.table in _FIGURE_TABLES], folder / errors)
     save_roofline_figure(parts, calibration.chip, folder / roof)
-    datasheet = {(line.table, line.number_format): line for line in map(report_line, parts)}
-    rows = [_row(key, entry, datasheet) for key, entry in calibration.entries.items()]
+    rows = entry_rows(calibration, parts)
     pictures = f"![predicted over measured]({errors})\n\n![GEMM roofline]({roof})\n"
-    return f"## {name}\n\n{_table(_COLUMNS, rows)}\n{pictures}"
+    return f"## {name}\n\n{markdown_table(COLUMNS, rows)}\n{pictures}"
+
+
+def entry_rows(calibration: Calibration, parts: Sequence[Priced]) -> list[list[str]]:
+    """One row of `COLUMNS` for each set of constants, the datasheet's error on the priced parts beside it."""
+    datasheet = {(line.table, line.number_format): line for line in map(report_line, parts)}
+    return [_row(key, entry, datasheet) for key, entry in calibration.entries.items()]
 
 
 def _row(key: Key, entry: Entry, lines: Mapping[tuple[str, str], Line]) -> list[str]:
@@ -99,7 +104,7 @@ def _transfer_section(calibrations: Sequence[Calibration], tables: Mapping[str, 
         "generation (H100, H200) this is usable and labelled `extrapolated`; across generations it is not.\n"
     )
     kept = [row for row in rows if row]
-    return f"{intro}\n{_table(('from', 'to', 'table', 'format', 'MAPE', 'bias'), kept)}"
+    return f"{intro}\n{markdown_table(('from', 'to', 'table', 'format', 'MAPE', 'bias'), kept)}"
 
 
 _TRANSFER_TABLES = ("gemm", "attention_prefill", "attention_decode", "moe")
@@ -114,6 +119,7 @@ def _transfer_row(source: Calibration, target: Calibration, part: Priced) -> lis
     return [source.chip.name, target.chip.name, line.table, line.number_format, *errors]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [list(columns), ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"

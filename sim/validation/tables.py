@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sim.errors import ConfigError
+from sim.validation.measure.record import STACK, read_record, tables
 
 _ATTENTION = ["kv_dtype", "batch", "seq_len", "prefix_len", "num_heads", "num_kv_heads", "head_dim", "window"]
 COLUMNS: Mapping[str, Sequence[str]] = {
@@ -21,20 +22,31 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "all_reduce": ["implementation", "n_gpus", "bytes"],
     "collectives_other": ["op", "implementation", "n_gpus", "bytes"],
     "quantize": ["op", "m", "k"],
+    "passes": ["op", "m", "width"],
+    "block_moves": ["op", "blocks", "block_bytes"],
+    "swap": ["how", "blocks", "block_bytes"],
+    "attention_shared": [*_ATTENTION, "shared_len"],
+    "decode_blocks": [*_ATTENTION, "block_tokens"],
     "layer_ops": ["model", "tp", "hidden", "inter", "num_heads", "num_kv_heads", "op", "num_tokens"],
 }
 """Columns of each table beside `gpu`, `source` and `latency_us` (microseconds of one kernel on one GPU)."""
 
 _COMMON = ["gpu", "source", "latency_us"]
-_FORMAT_COLUMN = {"all_reduce": "implementation", "collectives_other": "op", "quantize": "op", "layer_ops": "op"}
-_TEXT = {"gpu", "source", "scheme", "kv_dtype", "distribution", "implementation", "op", "model"}
+_FORMAT_COLUMN = {
+    "all_reduce": "implementation", "collectives_other": "op", "quantize": "op", "layer_ops": "op", "passes": "op",
+    "block_moves": "op", "swap": "how", "decode_blocks": "kv_dtype",
+}  # fmt: skip
+_TEXT = {"gpu", "source", "scheme", "kv_dtype", "distribution", "implementation", "op", "how", "model"}
 
 
-def read_tables(files: Sequence[Path]) -> dict[str, pd.DataFrame]:
-    """Measurements of all files by table; the table is told from the columns. Raises ConfigError naming the file."""
+def read_tables(files: Sequence[Path], gpu: str = "") -> dict[str, pd.DataFrame]:
+    """Measurements of all files by table; the table is told from the columns. Raises ConfigError naming the file.
+
+    Records that `roofserve measure` wrote (.jsonl) name no profile: their rows are taken to be of `gpu`.
+    """
     found: dict[str, list[pd.DataFrame]] = {}
     for path in files:
-        for name, rows in _read(path).items():
+        for name, rows in (_read_record(path, gpu) if path.suffix == ".jsonl" else _read(path)).items():
             found.setdefault(name, []).append(rows)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
@@ -46,11 +58,18 @@ def _read(path: Path) -> dict[str, pd.DataFrame]:
         raise ConfigError(f"cannot be read as CSV ({error})", file=path) from error
     name = _recognise(list(rows.columns), path)
     _check_numbers(rows, name, path)
-    if not name.startswith("attention"):
+    if name not in ("attention_prefill", "attention_decode"):
         return {name: rows}
     decode = rows.seq_len == 1
     parts = {"attention_decode": rows[decode], "attention_prefill": rows[~decode]}
     return {part: chosen.reset_index(drop=True) for part, chosen in parts.items() if len(chosen)}
+
+
+def _read_record(path: Path, gpu: str) -> dict[str, pd.DataFrame]:
+    try:
+        return tables(read_record(path)[1], gpu)
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", file=path) from error
 
 
 def _recognise(columns: Sequence[str], path: Path) -> str:
@@ -89,6 +108,11 @@ def format_column(table: str) -> str:
 def stack_of(source: Any) -> str:
     """The software stack of a `source` such as `vllm-0.24.0`: its name without the version."""
     return re.split(r"-v?\d", str(source))[0]
+
+
+def rotates_operands(rows: pd.DataFrame) -> bool:
+    """Whether a benchmark read weights and KV from HBM each time, as serving does, and not again and again from L2."""
+    return stack_of(rows.source.iloc[0]) == STACK
 
 
 def is_gpu(label: str, profile: str) -> bool:

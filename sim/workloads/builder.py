@@ -11,11 +11,14 @@ from sim.sequences import BeamSearch, neutral_switch_probability
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
+from sim.workloads.images import WithImages
 from sim.workloads.lengths import law
+from sim.workloads.queries import Queries
 from sim.workloads.replay import TraceReplay, TraceRows
 from sim.workloads.sessions import Sessions
 from sim.workloads.several import SeveralSequences
 from sim.workloads.sizes import RequestRows, Sizes
+from sim.workloads.skeleton import SkeletonOfThought
 from sim.workloads.spec import WorkloadSpec
 from sim.workloads.synthetic import OpenLoop
 from sim.workloads.tenants import SharedByTenants
@@ -37,16 +40,28 @@ def load_workload(name: str, *, beside: Path | None = None) -> tuple[WorkloadSpe
 
 
 def build_workload(
-    spec: WorkloadSpec, *, seed: int = 0, max_model_len: int | None = None, beside: Path | None = None
+    spec: WorkloadSpec,
+    *,
+    seed: int = 0,
+    max_model_len: int | None = None,
+    beside: Path | None = None,
+    image_tokens: int | None = None,
 ) -> Workload:
     """The traffic a spec describes, drawn with `seed`.
 
+    `image_tokens` are those of one of its images, as the model that is served makes of them; None: it sees none.
     `max_model_len` (tokens) decides which rows of a trace are too long; `beside` is the file that holds the spec, for
     relative paths. Raises ConfigError for what is wrong in the spec or in a row of its trace.
     """
     workload = _single(spec, seed, max_model_len, beside)
+    if spec.images is not None:
+        if image_tokens is None:
+            raise ConfigError("need a model: what they become is up to its vision tower", key="images")
+        workload = WithImages(workload, spec.images, image_tokens, seed=seed)
     if spec.tenants:
         workload = SharedByTenants(workload, spec.tenants, seed=seed)
+    if spec.skeleton is not None:
+        workload = SkeletonOfThought(workload, spec.skeleton, seed=seed)
     if spec.sequences == 1:
         return workload
     beams, width = None, spec.beam_width
@@ -66,8 +81,10 @@ def _single(spec: WorkloadSpec, seed: int, max_model_len: int | None, beside: Pa
     if spec.input_tokens is None or spec.output_tokens is None:
         raise ConfigError("is required but missing", key="input_tokens")
     sizes = Sizes(spec.input_tokens, spec.output_tokens, spec.max_output_tokens, spec.shared_prefix)
+    ends = spec.num_requests, spec.duration_s
+    if spec.application is not None and spec.arrival is not None:
+        return Queries(spec.arrival, sizes, spec.application, seed=seed, ends=ends, max_model_len=max_model_len)
     if spec.sessions is not None and spec.arrival is not None:
-        ends = spec.num_requests, spec.duration_s
         return Sessions(spec.arrival, sizes, spec.sessions, seed=seed, ends=ends, max_model_len=max_model_len)
     return _driven(spec, sizes, seed, spec.num_requests)
 

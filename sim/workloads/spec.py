@@ -9,19 +9,33 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sim.workloads.agents import Agent
 from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Constant, Gamma, Poisson, Stages, Weibull
+from sim.workloads.graph_rag import GraphRag
+from sim.workloads.images import Images
 from sim.workloads.lengths import Lengths, TokenCount
+from sim.workloads.rag import Rag
 from sim.workloads.sessions import SessionLaw
 from sim.workloads.sizes import SharedPrefix
+from sim.workloads.skeleton import SkeletonLaw
 from sim.workloads.tenants import Tenant
 
 Arrival = Annotated[Poisson | Gamma | Weibull | Constant | AllAtOnce | ClosedLoop | Stages, Field(discriminator="kind")]
+Application = Annotated[Rag | GraphRag | Agent, Field(discriminator="kind")]
 TooLong = Literal["refuse", "drop", "clip", "fail"]
 
 MOST_SEQUENCES = 1024
 """The most sequences of a request."""
 _MOST = 2**31 - 1
-_SYNTHETIC_ONLY = ("num_requests", "duration_s", "input_tokens", "output_tokens", "shared_prefix", "sessions")
+_SYNTHETIC_ONLY = (
+    "num_requests",
+    "duration_s",
+    "input_tokens",
+    "output_tokens",
+    "shared_prefix",
+    "sessions",
+    "application",
+)
 _TRACE_ONLY = ("time_scale", "max_requests", "start_s", "end_s", "scale_input", "scale_output", "on_too_long")
 
 
@@ -53,6 +67,19 @@ class WorkloadSpec(BaseModel):
     sessions: SessionLaw | None = Field(
         default=None,
         description="conversations: `arrival` is that of sessions, input_tokens what each turn adds to all before it",
+    )
+    application: Application | None = Field(
+        default=None,
+        description="several requests per question, chosen by `kind`: rag, graph_rag or agent. `arrival` is that of "
+        "questions, input_tokens the question, output_tokens the final answer, num_requests counts requests",
+    )
+    images: Images | None = Field(
+        default=None,
+        description="images before the questions, for a model that sees; their tokens come on top of input_tokens",
+    )
+    skeleton: SkeletonLaw | None = Field(
+        default=None,
+        description="Skeleton-of-Thought: every question is outlined, then its points are answered side by side",
     )
     max_output_tokens: TokenCount | None = Field(
         default=None,
@@ -144,6 +171,16 @@ class WorkloadSpec(BaseModel):
             raise ValueError("n does not go with beam_width: a beam search returns all its beams")
         if self.beam_width is None and self.beam_switch_probability is not None:
             raise ValueError("beam_switch_probability belongs to a beam search, but there is no beam_width")
+        if self.skeleton is not None and (self.sequences > 1 or self.sessions is not None):
+            raise ValueError("skeleton asks single questions, with one answer to each: no n, beam_width or sessions")
+        return self
+
+    @model_validator(mode="after")
+    def _sessions_or_application(self) -> WorkloadSpec:
+        if self.application is not None and (self.sessions is not None or self.skeleton is not None):
+            raise ValueError("application does not go with sessions or skeleton: each says what follows a request")
+        if self.images is not None and (self.sessions is not None or isinstance(self.application, Agent)):
+            raise ValueError("images do not go with sessions or agents, whose prompts begin with those before them")
         return self
 
     def _check_end(self) -> None:

@@ -15,6 +15,7 @@ from sim.request import Request
 from sim.units import PS_PER_S, ceil_div
 from sim.workloads.base import Workload
 from sim.workloads.closed_loop import ClosedLoopClients
+from sim.workloads.queries import Queries
 from sim.workloads.sessions import Sessions
 from sim.workloads.trace_csv import PS_PER_MS, PS_PER_NS
 from sim.workloads.trace_table import BY_THE_CLOCK, Trace
@@ -67,6 +68,8 @@ def records_of_workload(workload: Workload) -> Iterator[Record]:
         raise ConfigError("has no arrival times before a server answers", key="arrival.kind", value="closed_loop")
     if isinstance(workload, Sessions):
         raise ConfigError("have no arrival times before a server answers", key="sessions")
+    if isinstance(workload, Queries):
+        raise ConfigError("has no arrival times before a server answers", key="application")
     return map(_record, workload)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from fuzz.corpus import Target, targets
 from fuzz.mutate import mutated
+
 from sim.errors import InvariantError, SimError
 
 MOST_S = 10.0

@@ -34,7 +34,7 @@ def _tiny() -> list[Problem]:
         Problem.of("block_moves", op="block_copy", blocks=2, block_bytes=8192),
         Problem.of("block_moves", op="gather", blocks=2, block_bytes=8192),
         *(
-            Problem.of("swap", op=f"{way}_{how}", blocks=3, block_bytes=64)
+            Problem.of("swap", how=f"{way}_{how}", blocks=3, block_bytes=64)
             for way in ("in", "out")
             for how in ("blockwise", "batched")
         ),
@@ -46,12 +46,12 @@ def test_every_table_is_measured(tmp_path: Path) -> None:
     """A campaign over one tiny problem of every kind leaves a time for each; what cannot run says why."""
     lab = Lab("cpu")
     record = Record(tmp_path / "record.jsonl")
-    problems = [*_tiny(), Problem.of("all_reduce", implementation="nccl", bytes=256)]
+    problems = [*_tiny(), Problem.of("all_reduce", implementation="nccl", n_gpus=2, bytes=256)]
     found = Campaign(lab, record, lambda: 0.0, QUICK).run(problems, {"gpu_name": "cpu"}, 1.0)
     assert [one.error for one in found[:-1]] == [""] * len(_tiny())
     assert all(one.latency_us and one.latency_us > 0 for one in found[:-1])
-    assert found[-1].error == "RuntimeError: needs more than one GPU"
-    assert {one.table for one in found} == {problem.table for problem in calibration_problems()}
+    assert found[-1].error == "RuntimeError: needs 2 GPUs"
+    assert {one.table for one in found} == {problem.table for problem in calibration_problems(gpus=2)}
     assert len([json.loads(line) for line in record.path.read_text().splitlines()]) == 1 + len(found)
 
 

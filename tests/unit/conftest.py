@@ -101,7 +101,8 @@ class ToyReplica:
             self._end(r, State.COMPLETED, Reason.NONE)
 
     def _close(self, r: dict[str, Any]) -> None:
-        self.segments.append((r["id"], self.number, r["seg"], r["step"], self.decode_step, 0))
+        self.segments.append((r["id"], self.number, r["seg"], r["step"], self.decode_step, 0,
+                              self.decode_step - r["step"] + 1))  # fmt: skip
 
     def _end(self, r: dict[str, Any], state: State, reason: Reason) -> None:
         times = (r["at"], r["sched"], r["first"], self.now)

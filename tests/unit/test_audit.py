@@ -75,6 +75,11 @@ def _extra_token(result: RunResult) -> None:
 
 def _lost_segment_token(result: RunResult) -> None:
     result.segments["last_step"][0] -= 1
+    result.segments["tokens"][0] -= 1
+
+
+def _guessed_segment_token(result: RunResult) -> None:
+    result.segments["tokens"][0] += 1
 
 
 def _overlap(result: RunResult) -> None:
@@ -98,6 +103,7 @@ COOKED: list[tuple[Callable[[RunResult], None], str]] = [
     (_silent, r"request \d+ completed without a token"),
     (_tokenless, "has tokens without a time, or a time without tokens"),
     (_extra_token, r"received \d+ tokens but steps emitted \d+"),
+    (_guessed_segment_token, "more or fewer tokens than its steps computed"),
     (_lost_segment_token, r"received \d+ tokens but steps emitted \d+"),
     (_overlap, r"replica \d+ runs two steps at once"),
     (_no_time, "has a step that takes no time"),

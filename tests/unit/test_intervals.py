@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+from sim.build import build
 from sim.intervals import HEADLINE, intervals
+from sim.run import runs_like
 from sim.scenario import load_scenario
 
 SMALL = {
@@ -26,6 +30,18 @@ def test_operator_times_vary_even_when_the_traffic_cannot() -> None:
     """All requests alike and at once: what differs between repetitions is the drawn operator times alone."""
     low, high = intervals(load_scenario(SMALL), 8, jobs=1)["metrics"]["mean_tpot_ms"]
     assert 0 < low < high < 2 * low
+
+
+def test_errors_of_measured_runs_widen_the_interval() -> None:
+    """Where the envelope knows the kind of run, a metric's interval is as wide as the errors found there."""
+    traffic = {**SMALL["workload"], "arrival": {"kind": "poisson", "rate": 2}}  # type: ignore[dict-item]
+    loaded = load_scenario({**SMALL, "workload": traffic})
+    setup = build(loaded)
+    known = runs_like(setup, setup.workload.describe())
+    assert known is not None
+    low, high = intervals(loaded, 2, jobs=1)["metrics"]["mean_tpot_ms"]
+    below, above = known.errors["tpot"].log_error
+    assert math.log(high / low) > 0.8 * (above - below)
 
 
 def test_metrics_that_do_not_exist_have_no_interval() -> None:

@@ -55,7 +55,14 @@ def three_requests() -> RunResult:
         kv_tokens=[30, 10],
         running=[2, 1],
     )
-    segments = table(SEGMENT_COLUMNS, request_id=[0, 1], start_ps=[2 * S, 2 * S], first_step=[0, 0], last_step=[2, 0])
+    segments = table(
+        SEGMENT_COLUMNS,
+        request_id=[0, 1],
+        start_ps=[2 * S, 2 * S],
+        first_step=[0, 0],
+        last_step=[2, 0],
+        tokens=[3, 1],
+    )
     facts = {"gpus": 2, "replicas": 1, "num_gpu_blocks": 4, "block_size": 16, "price_per_gpu_hour_usd": 1.8}
     slo = {"ttft_p99_ms": 1500, "tpot_p99_ms": 2000}
     return RunResult(requests, steps, segments, {"facts": facts, "scenario": {"slo": slo}})
@@ -148,6 +155,7 @@ def test_gap_after_a_preemption_spans_it() -> None:
         start_ps=[90, 5],
         first_step=[0, 0],
         last_step=[2, 2],
+        tokens=[3, 3],
     )
     run = RunResult(table(REQUEST_COLUMNS), steps, segments)
     gaps = inter_token_gaps(run)

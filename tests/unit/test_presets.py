@@ -14,8 +14,8 @@ from sim.presets import load_preset
 from sim.scenario import load_scenario
 from sim.specs.hardware import load_gpu
 
-SAME = {("vllm-0.15", "vllm-v1")}
-"""The newest vLLM under two names."""
+SAME = {("vllm-0.15", "vllm-v1"), ("llama.cpp", "t-mac")}
+"""The newest vLLM under two names, and llama.cpp with other products."""
 
 
 @pytest.mark.parametrize("name", catalog.names("preset"))

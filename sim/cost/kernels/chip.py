@@ -17,7 +17,7 @@ class Chip:
 
     `flops_per_s` holds dense peaks by number format (`bf16`, `fp8`, `int8`, ...); `link_bytes_per_s` is one direction.
     `mma_rows` is the smallest tile height of the tensor-core instruction: 64 for Hopper's warp-group MMA, 16 before
-    (PTX ISA, wgmma.mma_async and mma.sync shapes).
+    (PTX ISA, wgmma.mma_async and mma.sync shapes). `pcie_bytes_per_s`: to the host, one direction; 0 where unknown.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Chip:
     mma_rows: int = 16
     vector_ops_per_s: float = math.inf
     """32-bit operations of the vector units, which unpack quantised weights and caches."""
+    pcie_bytes_per_s: float = 0.0
 
     def peak(self, number_format: str) -> float:
         """Dense peak FLOP/s of a format; formats the tensor cores lack multiply in 16 bit."""
@@ -47,4 +48,5 @@ def chip_of(gpu: Gpu) -> Chip:
         link_bytes_per_s=float(gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s),
         vector_ops_per_s=gpu.vector_ops_per_s,
         mma_rows=64 if gpu.generation in _WARP_GROUP_MMA else 16,
+        pcie_bytes_per_s=float(gpu.pcie_bytes_per_s),
     )

@@ -32,6 +32,7 @@ class GemmFormat:
     `quantises_activations` says that the time includes a separate pass that reads bf16 activations and writes them in
     the multiply format, in chunks of `quantise_chunk` elements of a row. `tile_by_rows` lists (rows up to, tile rows,
     tile columns, tiles in a cluster) for libraries that pick one tile by m instead of trying several.
+    `epilogue_bytes`: memory traffic per output element of a separate pass that scales the result.
     `benchmark_copies`: copies of the weights that the benchmark cycles through (matters for its L2 state only).
     """
 
@@ -42,6 +43,7 @@ class GemmFormat:
     quantise_chunk: int = 128
     benchmark_copies: int = 6
     tile_by_rows: tuple[tuple[float, int, int, int], ...] = ()
+    epilogue_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def _memory_s(
     if not f.quantises_activations:
         return memory, 0.0
     passed = m * (ceil_div(k, f.quantise_chunk) * f.quantise_chunk) * (2.0 + f.activation_bytes)
+    passed = passed + m * n * f.epilogue_bytes
     hot = l2_resident_share(passed, kernel.chip.l2_bytes)
     stream = passed / (kernel.chip.hbm_bytes_per_s * p.quantise_efficiency) * (1.0 - hot * QUANTISE_L2_GAIN)
     return memory, stream + m * p.quantise_row_s

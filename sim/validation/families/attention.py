@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,16 @@ from sim.cost.kernels.chip import Chip
 from sim.validation.arrays import ARRAY
 from sim.validation.families.base import US, Family, Floats, Traffic, floats, integers
 from sim.validation.fit import Range
+from sim.validation.measure.record import STACK
 from sim.validation.residual_fit import Axes
-from sim.validation.tables import stack_of
+from sim.validation.tables import rotates_operands, stack_of
 
 _HEADS = ("num_heads", "num_kv_heads", "head_dim")
 _POINT = ("batch", "seq_len", "prefix_len", *_HEADS, "window")
-_KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
+_KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 128}
+"""Bytes per element; integers carry a 16-bit scale per half of a head, here of 128 elements."""
+_OWN_PREFILL = {"": PrefillFormat(rows_small_head=128), "flash": PrefillFormat(packs_groups=False, rows_small_head=128)}
+"""How this package's paged kernel and torch's flash-attention 2 tile; cuDNN's kernel is taken to tile as the latter."""
 _HEAD_DIMS = (64, 128, 256)
 
 _PREFILL: Mapping[str, Range] = {
@@ -79,6 +84,12 @@ _DECODE_PLAN: Sequence[Axes] = (
     (("group", (1, 4, 8, 16)),),
 )
 
+_SHARED_PLAN: Sequence[Axes] = (
+    (("sequences", (1, 4, 16, 64, 256)), ("blocks", (256, 1024, 4096, 16384, 65536))),
+    (("context", (32, 128, 512, 2048)),),
+    (("group", (1, 4, 8)),),
+)
+
 
 def _heads(rows: pd.DataFrame) -> Heads:
     return Heads(*integers(rows, *_HEADS, "window"))
@@ -102,9 +113,12 @@ class PrefillFamily(Family):
 
     def formats(self, key: Key, chip: Chip) -> Sequence[Any]:
         """Hopper runs flash-attention 3 (packed heads, tall tiles), Ampere version 2."""
-        kv_bytes = _KV_BYTES.get(key.format)
-        if kv_bytes is None:
+        kv_format, _, how = key.format.partition("-")
+        kv_bytes = _KV_BYTES.get(kv_format)
+        if kv_bytes is None or how == "unfused":  # which writes the score matrix to memory: another mechanism
             return ()
+        if key.stack == STACK:
+            return (replace(_OWN_PREFILL["flash" if how else ""], kv_bytes_per_element=kv_bytes),)
         if chip.mma_rows >= 64:
             return (PrefillFormat(kv_bytes),)
         return (PrefillFormat(kv_bytes, packs_groups=False, rows_small_head=64, rows=64),)
@@ -140,7 +154,7 @@ class DecodeFamily(Family):
 
     op_class = "attention_decode"
     tables = ("attention_decode",)
-    point_columns = _POINT
+    point_columns: Sequence[str] = _POINT
     shape_columns = _HEADS
 
     def keys(self, table: str, rows: pd.DataFrame) -> list[Key | None]:
@@ -153,9 +167,10 @@ class DecodeFamily(Family):
         return () if kv_bytes is None else (DecodeFormat(kv_bytes, splits_ungrouped=chip.mma_rows >= 64),)
 
     def formula(self, kernel: DecodeKernel, rows: pd.DataFrame) -> Floats:
-        """Seconds of the layer call, the same KV being read again and again."""
+        """Seconds of the layer call, in the benchmark's own L2 state."""
         return np.asarray(
-            decode_formula(self._work(kernel, rows), _heads(rows), kernel, cold=False, ops=ARRAY)[0], float
+            decode_formula(self._work(kernel, rows), _heads(rows), kernel, cold=rotates_operands(rows), ops=ARRAY)[0],
+            float,
         )
 
     def sizes(self, kernel: DecodeKernel, rows: pd.DataFrame) -> Mapping[str, Floats]:
@@ -183,4 +198,48 @@ class DecodeFamily(Family):
 
     def _work(self, kernel: DecodeKernel, rows: pd.DataFrame) -> DecodeWork:
         batch, cached = integers(rows, "batch", "prefix_len")
-        return decode_work(batch, cached + 1, _heads(rows), kernel, ARRAY)
+        work = decode_work(batch, cached + 1, _heads(rows), kernel, ARRAY)
+        if "longest" not in rows.columns:
+            return work
+        return work._replace(longest_tokens=rows.longest.fillna(rows.prefix_len + 1).to_numpy(float))
+
+
+class SharedPrefixFamily(DecodeFamily):
+    """`attention_shared`: a group of sequences, a prefix read once for all of them and a suffix each.
+
+    The prefix is priced as the decode of one sequence with as many query heads per KV head as the members have
+    together, the suffixes as an ordinary decode; their merge is that of a split context.
+    """
+
+    tables = ("attention_shared",)
+    point_columns = (*_POINT, "shared_len")
+
+    def keys(self, table: str, rows: pd.DataFrame) -> list[Key | None]:
+        """KV format, marked as shared, and stack."""
+        return [key and key._replace(format=f"{key.format}-shared") for key in super().keys(table, rows)]
+
+    def formats(self, key: Key, chip: Chip) -> Sequence[Any]:
+        """As without a shared prefix."""
+        return super().formats(key._replace(format=key.format.removesuffix("-shared")), chip)
+
+    def formula(self, kernel: DecodeKernel, rows: pd.DataFrame) -> Floats:
+        """Seconds of both passes."""
+        return np.asarray(super().formula(kernel, _prefixes(rows)) + super().formula(kernel, rows))
+
+    def traffic(self, kernel: DecodeKernel, rows: pd.DataFrame) -> Traffic:
+        """The FLOPs and bytes of both passes."""
+        before, after = super().traffic(kernel, _prefixes(rows)), super().traffic(kernel, rows)
+        return Traffic(before.flops + after.flops, before.bytes_moved + after.bytes_moved, "bf16")
+
+    def sizes(self, kernel: DecodeKernel, rows: pd.DataFrame) -> Mapping[str, Floats]:
+        """Those of the suffixes, and the prefix in place of their blocks."""
+        return {**super().sizes(kernel, rows), "blocks": rows.shared_len.to_numpy(float)}
+
+    def residual_plan(self, key: Key, chip: Chip) -> Sequence[Axes]:
+        """32 values."""
+        return _SHARED_PLAN
+
+
+def _prefixes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The prefix pass as rows of the decode table."""
+    return rows.assign(batch=1, prefix_len=rows.shared_len - 1, num_heads=rows.num_heads * rows.batch)

@@ -30,18 +30,23 @@ _PLAN: Sequence[Axes] = (
 )
 _SAME_KERNEL = {"post_attention_layernorm": "input_layernorm", "final_layernorm": "input_layernorm"}
 _QUANTISE_BYTES = 3.0  # bf16 in, fp8 out
+PASS_BYTES: Mapping[str, float] = {
+    "rms_norm": 4, "add_rms_norm": 8, "silu_mul": 6, "rope": 4, "quantise_fp8": 3, "quantise_int8": 3, "kv_write": 4,
+    "copy": 4, "argmax": 2, "top_k_top_p": 2,
+}  # fmt: skip
+"""Bytes read and written per element of a row's width, 16-bit elements; sampling reads each logit at least once."""
 
 
 class ElementwiseFamily(Family):
-    """`quantize` rows, and what is neither projection nor attention in `layer_ops`."""
+    """`quantize`, `passes` and `block_moves` rows, and what is neither projection nor attention in `layer_ops`."""
 
     op_class = "elementwise"
-    tables = ("quantize", "layer_ops")
+    tables = ("quantize", "layer_ops", "passes", "block_moves")
     point_columns = ("token_rows", "bytes_per_row")
 
     def keys(self, table: str, rows: pd.DataFrame) -> list[Key | None]:
         """Operation and stack."""
-        if table == "quantize":
+        if table != "layer_ops":
             return [Key("elementwise", op, stack_of(src)) for op, src in zip(rows.op, rows.source, strict=True)]
         layers: list[Any] = list(rows.itertuples(index=False))
         return [
@@ -51,6 +56,10 @@ class ElementwiseFamily(Family):
 
     def prepare(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Tokens and bytes per token."""
+        if "width" in rows.columns:
+            return rows.assign(token_rows=rows.m, bytes_per_row=rows.width * rows.op.map(PASS_BYTES))
+        if "blocks" in rows.columns:
+            return rows.assign(token_rows=rows.blocks, bytes_per_row=2.0 * rows.block_bytes)
         if "num_tokens" not in rows.columns:
             return rows.assign(token_rows=rows.m, bytes_per_row=rows.k * _QUANTISE_BYTES)
         per_row = [row_bytes(row) or 0.0 for row in rows.itertuples(index=False)]

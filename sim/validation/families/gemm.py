@@ -14,8 +14,9 @@ from sim.cost.kernels.gemm import GemmFormat, GemmKernel, gemm_formula, gemm_siz
 from sim.validation.arrays import ARRAY
 from sim.validation.families.base import US, Family, Floats, Traffic, floats, integers
 from sim.validation.fit import Range
+from sim.validation.measure.record import STACK
 from sim.validation.residual_fit import Axes
-from sim.validation.tables import stack_of
+from sim.validation.tables import rotates_operands, stack_of
 
 _CUTLASS_FP8 = ((64.0, 64, 64, 1), (128.0, 64, 128, 1), (1e9, 128, 128, 2))
 """(rows up to, tile rows, tile columns, cluster): the default dispatch of vLLM's scaled_mm for Hopper."""
@@ -30,6 +31,17 @@ FORMATS: Mapping[str, GemmFormat] = {
     "w8a8_int8": GemmFormat("int8", 1.0, 1.0),
     "w8a8_int8_sgl": GemmFormat("int8", 1.0, 1.0, True, quantise_chunk=2048),
 }
+
+OWN_FORMATS: Mapping[str, GemmFormat] = {
+    **{name: FORMATS[name] for name in ("bf16", "w4a16")},
+    "fp16": GemmFormat("fp16", 2.0, 2.0),
+    "fp8": GemmFormat("fp8", 1.0, 1.0, True, quantise_chunk=2048),
+    # An int32 product, written and read again, is scaled in a pass of its own.
+    "w8a8_int8": GemmFormat("int8", 1.0, 1.0, True, quantise_chunk=2048, epilogue_bytes=8.0),
+    "nf4": GemmFormat("bf16", _INT4_GROUP_OF_128, 2.0),
+    "w4a16_torch": GemmFormat("bf16", 0.5 + 4 / 128, 2.0),
+}
+"""Formats of this package's own kernels."""
 
 _RANGES: Mapping[str, Range] = {
     "launch_s": Range(3 * US, 0.3 * US, 40 * US),
@@ -106,7 +118,7 @@ class GemmFamily(Family):
 
     def formats(self, key: Key, chip: Chip) -> Sequence[Any]:
         """Layer benchmarks repeat one layer, so one copy of the weights stays in L2; the others cycle six."""
-        known = FORMATS.get(key.format)
+        known = (OWN_FORMATS if key.stack == STACK else FORMATS).get(key.format)
         if known is None:
             return ()
         if key.stack in ("vidur", "llmservingsim"):
@@ -116,7 +128,7 @@ class GemmFamily(Family):
     def formula(self, kernel: GemmKernel, rows: pd.DataFrame) -> Floats:
         """Seconds in the benchmark's own L2 state."""
         m, n, k = _mnk(rows)
-        return np.asarray(gemm_formula(m, n, k, kernel, False, ARRAY)[0])
+        return np.asarray(gemm_formula(m, n, k, kernel, rotates_operands(rows), ARRAY)[0])
 
     def sizes(self, kernel: GemmKernel, rows: pd.DataFrame) -> Mapping[str, Floats]:
         """Rows, columns, depth and 128x128 tiles of the output."""

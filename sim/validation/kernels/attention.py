@@ -10,6 +10,7 @@ inference", 2023; merging a shared prefix with own suffixes: Juravsky et al., "H
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -180,7 +181,7 @@ def parts_for(query: torch.Tensor, parts: int) -> Parts:
     """Room for so many parts of each query token and head."""
     tokens, heads, head_dim = query.shape
     outputs = torch.empty((tokens, heads, parts, head_dim), dtype=torch.float32, device=query.device)
-    return Parts(outputs, torch.full((tokens, heads, parts), float("-inf"), dtype=torch.float32, device=query.device))
+    return Parts(outputs, torch.empty((tokens, heads, parts), dtype=torch.float32, device=query.device))
 
 
 def num_splits(tiles: int, longest_context: int, processors: int) -> int:
@@ -191,6 +192,7 @@ def num_splits(tiles: int, longest_context: int, processors: int) -> int:
     return max(1, min(processors // max(tiles, 1), longest, _MOST_SPLITS))
 
 
+@cache
 def processors_of(device: torch.device) -> int:
     """Streaming multiprocessors of a GPU; a handful on the CPU, so that tests split too."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 8

@@ -251,7 +251,7 @@ def _swap(lab: Lab, sizes: Sizes) -> Sequence[Run]:
     pool = torch.empty((2 * count, size), dtype=torch.uint8, device=lab.device)
     host = torch.empty((count, size), dtype=torch.uint8, pin_memory=lab.on_gpu)
     blocks = torch.randperm(2 * count, device=lab.device)[:count]
-    direction, _, how = sizes["op"].partition("_")
+    direction, _, how = sizes["how"].partition("_")
     if how == "blockwise":
         pairs = [(origin, place) for place, origin in enumerate(blocks.tolist())]
         if direction == "out":
@@ -264,9 +264,9 @@ def _swap(lab: Lab, sizes: Sizes) -> Sequence[Run]:
 
 
 def _all_reduce(lab: Lab, sizes: Sizes) -> Sequence[Run]:
-    gpus = torch.cuda.device_count()
-    if gpus < 2:
-        raise RuntimeError("needs more than one GPU")
+    gpus = sizes["n_gpus"]
+    if torch.cuda.device_count() < gpus:
+        raise RuntimeError(f"needs {gpus} GPUs")
     tensors = [torch.randn(sizes["bytes"] // 2, device=f"cuda:{i}").bfloat16() for i in range(gpus)]
     return [partial(torch.cuda.nccl.all_reduce, tensors)]
 

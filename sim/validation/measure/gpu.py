@@ -58,7 +58,7 @@ def captured(sets: Sequence[Run], watch: GpuWatch) -> tuple[Run, int]:
     start = watch.mark()
     sets[0]()
     each = watch.seconds(start, watch.mark())
-    rounds = max(1, min(round(_GRAPH_S / (each * len(sets))), _MOST_LAUNCHES // len(sets)))
+    rounds = max(1, min(round(_GRAPH_S / max(each * len(sets), 1e-7)), _MOST_LAUNCHES // len(sets)))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(rounds):
@@ -144,6 +144,11 @@ class Clocks:
         process = getattr(self, "_process", None)
         if process is not None:
             process.terminate()
+
+
+def gpu_count() -> int:
+    """GPUs that torch can use."""
+    return int(torch.cuda.device_count())
 
 
 def no_gpu() -> str:

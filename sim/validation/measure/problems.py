@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 Size = int | str
 
@@ -72,17 +73,17 @@ class Problem:
         return json.dumps([self.table, self.columns], sort_keys=True)
 
 
-def calibration_problems(*, quick: bool = False) -> list[Problem]:
+def calibration_problems(*, quick: bool = False, gpus: int = 1) -> list[Problem]:
     """What a profile is fitted to, in the order in which it is measured.
 
     Sizes that share their weights or cache stand together, and such groups in a shuffled order, so that a run that is
     cut short has seen something of every class. Those of a quick run come first.
     """
-    first = _in_groups(_everything(quick=True))
+    first = _in_groups(_everything(gpus, quick=True))
     if quick:
         return first
     known = {problem.key for problem in first}
-    return first + [problem for problem in _in_groups(_everything(quick=False)) if problem.key not in known]
+    return first + [problem for problem in _in_groups(_everything(gpus, quick=False)) if problem.key not in known]
 
 
 def _in_groups(problems: Iterator[Problem]) -> list[Problem]:
@@ -94,21 +95,21 @@ def _in_groups(problems: Iterator[Problem]) -> list[Problem]:
 
 
 def _group(problem: Problem) -> str:
-    names = ("scheme", "n", "k", "kv_dtype", "num_heads", "num_kv_heads", "head_dim", "op")
+    names = ("scheme", "n", "k", "kv_dtype", "num_heads", "num_kv_heads", "head_dim", "op", "how")
     return json.dumps([problem.table, {name: value for name, value in problem.sizes if name in names}])
 
 
-def _everything(*, quick: bool) -> Iterator[Problem]:
+def _everything(gpus: int, *, quick: bool) -> Iterator[Problem]:
     yield from _gemms(quick)
     yield from _decodes(quick)
     yield from _prefills(quick)
     yield from _shared_prefixes(quick)
     yield from _passes(quick)
-    yield from _moves(quick)
+    yield from _moves()
     for count in (1, 64, 256):
         yield from (Problem.of("launches", op=op, count=count) for op in ("eager", "graph"))
-    for size in range(8, 30, 4 if quick else 1):
-        yield Problem.of("all_reduce", implementation="nccl", bytes=1 << size)
+    for size in range(8, 30, 4 if quick else 1) if gpus > 1 else ():
+        yield Problem.of("all_reduce", implementation="nccl", n_gpus=gpus, bytes=1 << size)
 
 
 def _gemms(quick: bool) -> Iterator[Problem]:
@@ -144,11 +145,12 @@ def _decodes(quick: bool) -> Iterator[Problem]:
                     if batch * context <= _MOST_TOKENS:
                         decode = attention("attention_decode", kv_dtype, batch, 1, context - 1, layout)
                         yield with_sizes(decode, longest=context)
-                        if batch in (4, 32, 128) and context in (512, 2048, 8192):
+                        if batch in (4, 16, 32, 64, 128) and context in (512, 1024, 2048, 4096, 8192):
                             yield with_sizes(decode, longest=2 * context)
-    # What paging costs: the same context behind a table of blocks, in blocks of other sizes, and in one piece (0).
+    # What paging costs: the same context behind a table of blocks of several sizes, and in one piece (0), which is too
+    # large for the L2 since it cannot rotate.
     for block_tokens in (0, 8, 16, 32):
-        for batch, context in ((1, 4096), (16, 2048), (64, 1024), (128, 4096)):
+        for batch, context in ((4, 16384), (16, 4096), (64, 1024), (128, 4096)):
             decode = attention("decode_blocks", "bf16", batch, 1, context - 1, LAYOUTS[0])
             yield with_sizes(decode, longest=context, block_tokens=block_tokens)
 
@@ -167,7 +169,7 @@ def _prefills(quick: bool) -> Iterator[Problem]:
 def _shared_prefixes(quick: bool) -> Iterator[Problem]:
     for kv_dtype in ("bf16",) if quick else ("bf16", "int4"):
         for layout in LAYOUTS[:2] if quick else LAYOUTS[:5]:
-            for members in (4, 16, 64, 128)[:: 2 if quick else 1]:
+            for members in (4, 16, 64, 128):
                 for prefix in (512, 2048, 8192, 32768)[:: 2 if quick else 1]:
                     for suffix in (64, 512):
                         shared = attention("attention_shared", kv_dtype, members, 1, suffix - 1, layout)
@@ -175,22 +177,22 @@ def _shared_prefixes(quick: bool) -> Iterator[Problem]:
 
 
 def _passes(quick: bool) -> Iterator[Problem]:
-    rows = _PASS_ROWS[::2] if quick else _PASS_ROWS
     for op in _PASSES:
         samples = op in ("argmax", "top_k_top_p")
         for width in _VOCABULARIES if samples else _WIDTHS[::2] if quick else _WIDTHS:
-            yield from (Problem.of("passes", op=op, m=m, width=width) for m in rows if not samples or m <= 512)
+            yield from (Problem.of("passes", op=op, m=m, width=width) for m in _PASS_ROWS if not samples or m <= 512)
 
 
-def _moves(quick: bool) -> Iterator[Problem]:
-    blocks = _BLOCKS[::2] if quick else _BLOCKS
+def _moves() -> Iterator[Problem]:
     for op in ("block_copy", "gather"):
         yield from (
-            Problem.of("block_moves", op=op, blocks=b, block_bytes=size) for b in blocks for size in (32768, 65536)
+            Problem.of("block_moves", op=op, blocks=b, block_bytes=size)
+            for b in _BLOCKS
+            for size in (16384, 32768, 65536)
         )
     for op in ("out_blockwise", "out_batched", "in_blockwise", "in_batched"):
         for size in (32768, 131072, 2097152):
-            yield from (Problem.of("swap", op=op, blocks=b, block_bytes=size) for b in blocks if b * size <= 1 << 30)
+            yield from (Problem.of("swap", how=op, blocks=b, block_bytes=size) for b in _BLOCKS if b * size <= 1 << 30)
 
 
 def fresh_problems(seed: int, each: int) -> list[Problem]:
@@ -204,8 +206,13 @@ def fresh_problems(seed: int, each: int) -> list[Problem]:
         found.append(_fresh_shared(draw))
         found += [Problem.of("passes", op=op, m=_log(draw, 1, 8192), width=_width(draw, op)) for op in _PASSES]
         found += _fresh_moves(draw)
-    known = {problem.key for problem in calibration_problems()}
+    known = _calibrated_keys()
     return _in_groups(problem for problem in found if problem.key not in known)
+
+
+@cache
+def _calibrated_keys() -> frozenset[str]:
+    return frozenset(problem.key for problem in calibration_problems())
 
 
 def _log(draw: random.Random, low: float, high: float, multiple: int = 1) -> int:
@@ -243,7 +250,7 @@ def _fresh_shared(draw: random.Random) -> Problem:
 
 def _fresh_moves(draw: random.Random) -> list[Problem]:
     ops = ("out_blockwise", "out_batched", "in_blockwise", "in_batched")
-    swaps = [Problem.of("swap", op=op, blocks=_log(draw, 1, 512), block_bytes=131072) for op in ops]
+    swaps = [Problem.of("swap", how=op, blocks=_log(draw, 1, 512), block_bytes=131072) for op in ops]
     return [*swaps, Problem.of("block_moves", op="block_copy", blocks=_log(draw, 1, 4096), block_bytes=65536)]
 
 

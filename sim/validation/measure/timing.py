@@ -26,7 +26,7 @@ class Pace:
     """How long one measurement may take: warm-up, and then as many repeats as fit, within limits."""
 
     warm_up_s: float = 0.01
-    measure_s: float = 0.04
+    measure_s: float = 0.03
     fewest: int = 5
     most: int = 100
 

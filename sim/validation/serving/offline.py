@@ -23,13 +23,17 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     """A throughput or a first-token latency. Raises ConfigError for what is not known."""
     isl, osl = int(number(row, "isl")), int(number(row, "osl"))
     dtype, tp = text(row, "dtype"), int(number(row, "tp"))
-    whole = "kv" in dtype.lower() or dtype.lower() == "fp8"
+    whole, spread = "kv" in dtype.lower() or dtype.lower() == "fp8", _spreads_experts(row)
     server = Server(
         text(row, "gpu"), text(row, "model"), text(row, "engine"), text(row, "engine_version"), dtype.split(" ")[0],
-        tp, pp=max(int(number(row, "n_gpus")) // tp, 1), ep=tp if _expert_parallel(row) else 1,
+        tp, pp=max(int(number(row, "n_gpus")) // tp, 1), ep=tp if spread else 1,
         kv_dtype="fp8" if whole and dtype.lower().startswith("fp8") else "",
     )  # fmt: skip
     scenario, model = frame(server, isl + osl, path)
+    remarks = []
+    if spread and model.architecture.is_moe and tp > 1:
+        scenario["engine"] |= {"tensor_parallel_size": 1, "data_parallel_size": tp}
+        remarks.append("attention data parallelism over all GPUs: the split is not stated")
     static = text(row, "batching").startswith("static")
     batch = int(number(row, "batch_size", 0))
     count = int(number(row, "n_requests", batch or _DEFAULT_REQUESTS))
@@ -42,9 +46,6 @@ def read_row(name: str, row: Row, path: Path) -> Case:
         "gpu_memory_utilization": _KV_FRACTION,
         "host": {"request_s": 0.0, "sequence_s": 0.0},  # a benchmark in one process: no server streams tokens
     }
-    remarks = []
-    if _expert_parallel(row) and model.architecture.is_moe:
-        remarks.append("attention data parallelism of unknown split left out")
     return Case(
         name, path.stem, labels(server, model), path, scenario, Traffic(same(isl, count), same(osl, count)),
         model.config, one_part(measured(row, _METRICS), count), Nominal(num_gpus=int(number(row, "n_gpus"))),
@@ -52,6 +53,6 @@ def read_row(name: str, row: Row, path: Path) -> Case:
     )  # fmt: skip
 
 
-def _expert_parallel(row: Row) -> bool:
-    """The tables of 1.0 spread whole experts over the GPUs, those of 0.17 cut each of them."""
+def _spreads_experts(row: Row) -> bool:
+    """The tables of 1.0 spread whole experts over the GPUs, which attend apart; those of 0.17 cut each expert."""
     return version_of(text(row, "engine_version")) >= (1,)

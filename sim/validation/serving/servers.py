@@ -168,12 +168,3 @@ def quantization(dtype: str, architecture: ModelArchitecture, *, block: bool = F
         if word.startswith(start):
             return scheme
     raise ConfigError("unknown number format", key="dtype", value=dtype)
-
-
-def model_class(architecture: ModelArchitecture) -> str:
-    """dense, moe, mla moe, or hybrid (with linear attention): what reports group by."""
-    mlps = {group.mlp.kind for group in architecture.layers if group.mlp is not None}
-    kinds = {type(group.attention).__name__ for group in architecture.layers if group.attention is not None}
-    if "LinearAttention" in kinds:
-        return "hybrid"
-    return ("mla " if "LatentAttention" in kinds else "") + ("moe" if "moe" in mlps else "dense")

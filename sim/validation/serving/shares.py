@@ -15,7 +15,7 @@ import numpy as np
 from sim.breakdown import shape_of
 from sim.cost.calibrated_kernels import op_class
 from sim.cost.scaled_kernels import CLASSES
-from sim.cost.step_timer import RooflineStepTimer
+from sim.cost.step_timer import StepPricer
 from sim.request import State
 from sim.results import RunResult, Table
 from sim.setup import Setup
@@ -124,7 +124,7 @@ def _meter(setup: Setup, steps: Table) -> _Meter:
     return _Meter(np.maximum.accumulate(moments), np.stack([before, sums], axis=1).reshape(len(moments), -1))
 
 
-def _divided(timer: RooflineStepTimer, steps: Table, seconds: Floats) -> Floats:
+def _divided(timer: StepPricer, steps: Table, seconds: Floats) -> Floats:
     """Seconds of each row by operator class: the fractions of sampled rows, with and without prompts apart."""
     found = np.zeros((len(seconds), len(KERNELS)))
     mixed = steps["prefill_sequences"] > 0
@@ -140,7 +140,7 @@ def _divided(timer: RooflineStepTimer, steps: Table, seconds: Floats) -> Floats:
     return found
 
 
-def _fractions(timer: RooflineStepTimer, steps: Table, row: int) -> Floats:
+def _fractions(timer: StepPricer, steps: Table, row: int) -> Floats:
     found = dict.fromkeys(KERNELS, 0.0)
     for op in timer.explain(shape_of(timer, {name: int(column[row]) for name, column in steps.columns.items()})):
         name = op.name if op.name == FILTER else op_class(op.name)

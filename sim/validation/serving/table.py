@@ -12,8 +12,9 @@ import numpy as np
 
 from sim.errors import ConfigError
 from sim.rng import stream
+from sim.trust import model_class
 from sim.validation.serving.case import WHOLE_RUN, Case, Floats, Ints, Part
-from sim.validation.serving.servers import Model, engine_keys, find_model, hardware, model_class, quantization
+from sim.validation.serving.servers import Model, engine_keys, find_model, hardware, quantization
 
 Row = Mapping[str, Any]
 

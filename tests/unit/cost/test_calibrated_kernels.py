@@ -98,4 +98,4 @@ def test_every_operator_has_an_error_class(kernels: CalibratedKernels) -> None:
     assert [op_class(name) for name in ("qkv", "experts", "all-reduce", "host")] == ["gemm", "moe", "collective", None]
     quantiles = kernels.log_error_quantiles("gemm", "bf16")
     assert quantiles[0.05] < 0 < quantiles[0.95]
-    assert kernels.log_error_quantiles("gemm", "nf4") == {}
+    assert kernels.log_error_quantiles("gemm", "ternary") == {}

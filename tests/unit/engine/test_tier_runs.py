@@ -35,7 +35,7 @@ def test_a_slow_disk_loses_against_computing_again() -> None:
     """Short histories of a small model: always loading is worse than never, and `cheaper` knows it."""
     always, never, cheaper = (served("tiers-disk", load_policy=p) for p in ("always", "never", "cheaper"))
     assert always["prefix_cache"]["tiers"][0]["loaded_tokens"] > 0
-    assert always["mean_ttft_ms"] > 1.1 * never["mean_ttft_ms"]
+    assert always["mean_ttft_ms"] > 1.05 * never["mean_ttft_ms"]
     assert cheaper["mean_ttft_ms"] < 1.02 * never["mean_ttft_ms"]
 
 

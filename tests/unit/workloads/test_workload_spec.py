@@ -99,7 +99,9 @@ def test_presets_can_be_drawn(name: str) -> None:
     spec, _ = load_workload(name)
     assert spec.source
     assert spec.description
-    if spec.sessions is None:
+    if spec.application is not None:
+        assert 0 < len(list(build_workload(spec))) <= spec.num_requests
+    elif spec.sessions is None:
         assert len(list(build_workload(spec))) == spec.num_requests
     else:
         assert 0 < len(list(build_workload(spec))) < build_workload(spec).num_requests == spec.num_requests

@@ -1,0 +1,121 @@
+"""Batches whose members advance by numbers of their own: sums, blocks, and what each has."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.acceptance import Acceptance
+from sim.cost.shape import Span
+from sim.increments import Increments
+from sim.kv.lookahead import LookaheadKV, with_lookahead
+from sim.kv.paged import PagedKV
+from sim.kv.prefix_cache import PrefixCachedKV
+from sim.request import Request
+from sim.speculative_batch import SpeculativeBatch
+from sim.units import ceil_div
+
+SPANS = (Span(40), Span(16, chunked=True))
+
+
+def test_increments_are_taken_when_they_are_due() -> None:
+    """Amounts at steps 3 and 4, seen after what is over has been forgotten many times."""
+    found = Increments()
+    found.add(3, np.array([5, 7]))
+    assert [found.at(i) for i in range(6)] == [0, 0, 0, 5, 7, 0]
+    assert found.between(2, 3) == 12
+    for step in range(0, 5000, 100):
+        found.forget(step)
+        found.add(step + 2000, np.array([step]))
+    assert found.at(4900 + 2000) == 4900
+    assert found.at(10**6) == 0
+
+
+def servers(blocks: int = 400) -> tuple[SpeculativeBatch, LookaheadKV]:
+    batch = SpeculativeBatch(Acceptance(1, (0.7,) * 4), 5, SPANS)
+    kv = with_lookahead(PagedKV)(blocks, 4)
+    kv.progress, kv.query_tokens = batch.progress_of, batch.query_tokens
+    return batch, kv
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 90), st.integers(2, 60)), max_size=60))
+def test_sums_are_those_of_the_members(moves: list[tuple[int, int, int]]) -> None:
+    """After any joins, steps and departures, contexts, windows and blocks are those of a count from scratch."""
+    batch, kv = servers(2000)
+    inside: dict[int, Request] = {}
+    for number, (slot, prompt, output) in enumerate(moves):
+        if slot in inside:
+            leaver = inside.pop(slot)
+            batch.leave(leaver, batch.steps)
+            kv.release(leaver)
+        else:
+            request = Request(number, 0, prompt, output)
+            assert kv.reserve(request, prompt) is not None
+            request.computed_tokens, request.emitted_tokens = prompt, 1
+            inside[slot] = request
+            batch.join(request)
+            kv.grow(request)
+        assert kv.growth_limit(5) == 1
+        batch.advance(1)
+        kv.advance(1)
+        for slot, request in list(inside.items()):
+            if batch.steps - request.joined_step >= batch.steps_to_end(request):
+                batch.leave(request, batch.steps)
+                kv.release(request)
+                assert request.emitted_tokens == request._output_tokens
+                del inside[slot]
+        contexts = [batch.context_of(request) for request in inside.values()]
+        assert batch.context_tokens == sum(contexts) == kv.stored_tokens
+        assert batch.local_tokens == [sum(span.visible(c) for c in contexts) for span in SPANS]
+        kv.check([(request, batch.context_of(request)) for request in inside.values()])
+
+
+def test_guesses_have_room_before_they_are_verified() -> None:
+    """A prompt of 4 fills one block of 4; a step verifies 5 tokens, so it needs two more blocks, right or wrong."""
+    batch, kv = servers(10)
+    request = Request(0, 0, 4, 100)
+    kv.reserve(request, 4)
+    request.computed_tokens, request.emitted_tokens = 4, 1
+    batch.join(request)
+    kv.grow(request)
+    assert (kv.free_blocks, kv.used_after(0), kv.used_after(1)) == (9, 1, 3)
+    batch.advance(1)
+    kv.advance(1)
+    kept = batch.context_of(request)
+    assert 5 <= kept <= 9
+    assert kv.free_blocks == 7
+    assert kv.shortage() == 0
+    kv.release(request)
+    assert kv.free_blocks == 10
+    assert request.unused_tokens == 3 * 4 - kept
+
+
+def test_room_ends_with_the_longest_output() -> None:
+    """The last guesses of an answer of 3 behind a prompt of 8 need 11 tokens' room at most, not 13."""
+    batch, kv = servers(10)
+    request = Request(0, 0, 8, 3)
+    kv.reserve(request, 8)
+    request.computed_tokens, request.emitted_tokens = 8, 1
+    batch.join(request)
+    kv.grow(request)
+    assert kv.used_after(1) == ceil_div(11, 4)
+
+
+def test_a_shortage_is_seen_before_the_step() -> None:
+    """With one block in all, the next step misses two."""
+    batch, kv = servers(1)
+    request = Request(0, 0, 4, 100)
+    kv.reserve(request, 4)
+    request.computed_tokens, request.emitted_tokens = 4, 1
+    batch.join(request)
+    kv.grow(request)
+    assert (kv.shortage(), kv.growth_limit(1)) == (2, 0)
+
+
+def test_every_paged_allocator_can_look_ahead() -> None:
+    """The prefix cache keeps its own rules beside."""
+    assert with_lookahead(PagedKV) is LookaheadKV
+    cached = with_lookahead(PrefixCachedKV)
+    assert issubclass(cached, PrefixCachedKV)
+    assert cached.advance is LookaheadKV.advance
