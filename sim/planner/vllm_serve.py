@@ -50,6 +50,8 @@ def vllm_serve(setup: Setup) -> tuple[list[str], list[str]]:
     if engine.async_scheduling:
         words.append("--async-scheduling")
     formats, notes = _formats(setup)
+    if engine.speculative is not None:
+        notes.append("speculative decoding is not in the command: add --speculative-config with your draft model")
     return words + formats, notes + _not_vllm(setup)
 
 
