@@ -18,11 +18,11 @@ test-ray: $(INSTALLED)
 
 # GPU kernels in Triton's interpreter on the CPU: torch is large, so it has an environment of its own.
 test-kernels: .venv-kernels/.installed
-	TRITON_INTERPRET=1 .venv-kernels/bin/python -m pytest tests/kernels
+	TRITON_INTERPRET=1 .venv-kernels/bin/python -m pytest -n 2 tests/kernels
 
 .venv-kernels/.installed: pyproject.toml
 	test -x .venv-kernels/bin/python || $(PYTHON) -m venv .venv-kernels
-	.venv-kernels/bin/python -m pip install --quiet --disable-pip-version-check -e '.[gpu,test]'
+	.venv-kernels/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[gpu,test]'
 	touch $@
 
 lint: $(INSTALLED)

@@ -12,8 +12,9 @@ from fidelity_causes import cause
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sim.report.style import COLOURS, axes_of, house_style, new_figure, png_bytes, settle
+from sim.report.style import COLOURS, axes_of, house_style, new_figure, png_bytes, settle, three_digits
 from sim.trust import METRICS
 from sim.validation.serving.case import WHOLE_RUN
 from sim.validation.serving.envelope import coverage, envelope_of, points, save
@@ -173,6 +174,11 @@ def _scatter(axes: Axes, title: str, found: Sequence[Scored], series: Sequence[s
     axes.fill_between([low, high], [low / 1.2, high / 1.2], [low * 1.2, high * 1.2], color="k", alpha=0.08, lw=0)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured", title=title)
     axes.set_aspect("equal")
+    steps = (1.0, 2.0, 5.0) if high / low < 30 else (1.0,)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: three_digits(value) if value < 1e4 else f"{value:.0e}"))
 
 
 _PANELS = (

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sim.build import build
+from sim.cost.calibrated_kernels import CalibratedKernels
+from sim.cost.calibration_source import find_calibration
 from sim.cost.ops import ForwardPass
-from sim.cost.roofline import DatasheetKernels
+from sim.cost.roofline import DatasheetKernels, MatmulFormat
 from sim.format_checks import with_kernel
 from sim.planner.schemes import SchemeRow, compare_schemes, decode_s
 from sim.scenario import load_scenario
@@ -16,7 +18,9 @@ from sim.setup import Setup
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
 from sim.specs.layout import ONE_GPU
+from sim.specs.number_formats import FORMATS
 from sim.specs.quantization_keys import parse_quantization
+from sim.specs.weight_kernels import KERNELS
 from sim.validation.serving.pairs import Pair, needed, pairs_of
 from sim.validation.serving.predict import predict
 from sim.validation.serving.read import read_cases
@@ -54,6 +58,12 @@ CPU_RATES = (
     ("t-mac", "apple-m2-ultra", 8, "int2_weight_only", 51.01), ("t-mac", "agx-orin-cpu", 1, "w4a16", 2.46),
     ("t-mac", "agx-orin-cpu", 1, "int2_weight_only", 4.36), ("t-mac", "agx-orin-cpu", 12, "w4a16", 8.09),
 )  # fmt: skip
+MATRIX = (8192, 28672)
+LOW_BIT = {
+    "BitBLAS INT4": ("bitblas", "int4", "fp16", 2.0), "Marlin INT4": ("marlin", "int4", "fp16", 2.0),
+    "AWQ's kernels": ("awq", "int4-awq", "fp16", 2.0), "BitBLAS FP4": ("bitblas", "mxfp4", "fp16", 2.0),
+    "BitBLAS INT2, INT8 activations": ("bitblas", "int2", "int8", 1.0),
+}  # fmt: skip
 
 
 def setup_of(quantization: Any, hardware: str, **engine: Any) -> Setup:
@@ -141,6 +151,21 @@ def cpu_rates() -> list[tuple[str, str, int, str, float, float]]:
         rate = 1.0 / decode_s(ForwardPass(model, scheme, host, DatasheetKernels(host)), 1, 64)
         found.append((stack, machine, threads, name, published, rate))
     return found
+
+
+def low_bit_products(rows: int) -> dict[str, float]:
+    """Speed over the 16-bit product of a large LLM matrix on the A100 PCIe, fitted constants of its sister."""
+    gpu = load_gpu("a100-pcie-80gb")
+    found = find_calibration(gpu)
+    assert found is not None
+    kernels, plain = CalibratedKernels(found[0], DatasheetKernels(gpu)), MatmulFormat("fp16", 2.0, 2.0, "fp16")
+    base, times = kernels.gemm(rows, *MATRIX, plain).seconds, {}
+    for label, (kernel, weights, compute, activation_bytes) in LOW_BIT.items():
+        form = FORMATS[weights]
+        unpacking = KERNELS[kernel].unpacking(form, compute, gpu.capability)
+        narrow = MatmulFormat(compute, form.stored_bytes, activation_bytes, weights, unpacking, "fused")
+        times[label] = base / kernels.gemm(rows, *MATRIX, narrow).seconds
+    return times
 
 
 def measured_pairs(tables: Sequence[Path]) -> list[Pair]:

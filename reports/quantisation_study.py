@@ -19,11 +19,13 @@ from quantisation_cases import (
     CONTEXT,
     CONTEXTS,
     GPUS,
+    MATRIX,
     MODEL,
     SCHEMES,
     cache_study,
     cpu_rates,
     keeping_o,
+    low_bit_products,
     measured_pairs,
     o_bytes,
     recipe,
@@ -202,7 +204,24 @@ operations (cores are taken to wait for memory) plus a barrier per operator.
 T-MAC costs by the bit; llama.cpp unpacks two-bit weights slower than four-bit ones. What is too fast here runs on many
 threads of machines whose cores do not reach the memory's rate (the Orin's), or ends in serial work that is not
 simulated. Prompts on CPUs come out 1.5 to 2.5 times too fast against the few published rates.
+
+Ladder/BitBLAS keeps low-bit weights in tensor-core order. No token rate of it was at hand that could be checked; these
+are its kernels over cuBLAS's 16 bit, A100 PCIe, {MATRIX[0]} x {MATRIX[1]}, beside the ranges of BitBLAS's charts:
+
+{table(["kernel", "1 row", "published", "8192 rows", "published"], _low_bit())}
 """
+
+
+def _low_bit() -> list[list[str]]:
+    one, many = low_bit_products(1), low_bit_products(8192)
+    published = {
+        "BitBLAS INT4": ("3.9 to 4.3", "0.87 to 0.97"), "Marlin INT4": ("3.7 to 4.3", "0.73 to 0.93"),
+        "AWQ's kernels": ("1.8 to 2.5", "0.07 to 0.25 (vLLM's of the time)"), "BitBLAS FP4": ("2.2 to 2.5", "0.8"),
+        "BitBLAS INT2, INT8 activations": ("7.0 to 8.2", "1.7 to 2.4"),
+    }  # fmt: skip
+    return [
+        [name, f"{one[name]:.2f}", published[name][0], f"{many[name]:.2f}", published[name][1]] for name in published
+    ]
 
 
 def measured_section(tables: Sequence[Path]) -> str:

@@ -92,6 +92,12 @@ def regimes() -> list[Regimes]:
         Regimes("MLA absorbed (DeepSeek-V2-Lite)", "kernels.latent_attention", "decode, 16 of 8,192",
                 decode_s(expanded, 16, 8192) / decode_s(latent, 16, 8192), "decode, 1 of 16",
                 decode_s(expanded, 1, 16) / decode_s(latent, 1, 16)),
+        *(
+            Regimes(f"{name} for 32 (7B)", "model", "64 sequences of 4,096",
+                    decode_s(seven, 64, 4096) / decode_s(_with_kv_heads(seven, heads), 64, 4096), "1 sequence of 128",
+                    decode_s(seven, 1, 128) / decode_s(_with_kv_heads(seven, heads), 1, 128))
+            for name, heads in (("8 KV heads (GQA)", 8), ("1 KV head (MQA)", 1))
+        ),
         Regimes("Hydragen or RelayAttention (7B, MHA)", "shared_prefix_attention", "64 sequences, prefix 4,096",
                 _sharing_gain(seven, 64, 4096), "4 sequences, prefix 32", _sharing_gain(seven, 4, 32)),
         *(
@@ -106,6 +112,13 @@ def regimes() -> list[Regimes]:
         Regimes("greedy sampling on the GPU", "sampling_device", "decode, 256 sequences", _sampling(256),
                 "decode, 1 sequence", _sampling(1)),
     ]  # fmt: skip
+
+
+def _with_kv_heads(on: Target, heads: int) -> Target:
+    """The same model with fewer keys and values."""
+    (group,) = on.architecture.layers
+    attention = replace(group.attention, num_kv_heads=heads)
+    return replace(on, architecture=replace(on.architecture, layers=(replace(group, attention=attention),)))
 
 
 def _sharing_gain(on: Target, members: int, prefix: int) -> float:

@@ -14,7 +14,7 @@ class Acceptance:
     """Which guesses are right: a function of the seed, the sequence, and the place of the token in its answer.
 
     The guess at depth d behind an accepted one is right with probability `rates[d - 1]`, independently (Leviathan et
-    al. 2023, definition 3.1 and section 3.1); with a tree, one of the guesses at that depth is. A verification emits
+    al. 2023); with a tree, one of the guesses at that depth is. A verification emits
     the accepted guesses and one token of its own. `spread` is the standard deviation of one rate over sequences (a beta
     law), as easy and hard texts differ.
     """
@@ -51,5 +51,5 @@ class Acceptance:
 
 
 def expected_tokens(rates: tuple[float, ...]) -> float:
-    """Mean tokens per verification: 1 + r1 + r1 r2 + ..., for one rate (1 - a^(k+1)) / (1 - a) (Leviathan, eq. 1)."""
+    """Mean tokens per verification: 1 + r1 + r1 r2 + ..., for one rate (1 - a^(k+1)) / (1 - a) (Leviathan)."""
     return 1.0 + sum(accumulate(rates, lambda a, b: a * b))

@@ -108,7 +108,7 @@ def _build(loaded: LoadedScenario, factors: Mapping[str, float] | None) -> Setup
     if spec.sequences > 1:
         _check_sequences(loaded, written, engine, architecture)
     workload = _traffic(written, scenario.seed, engine.max_model_len, architecture)
-    notes += window_notes + format_notes(gpu, scheme) + list(workload.notes)
+    notes += window_notes + format_notes(gpu, scheme, kernels) + list(workload.notes)
     return Setup(
         scenario, engine, gpu, architecture, scheme, kernels, timer, written, workload, memory, num_blocks,
         ceil_div(fixed, memory.block_bytes), tuple(notes), loaded.path,

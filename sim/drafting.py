@@ -10,6 +10,7 @@ from sim.cost.eager import passes_of
 from sim.cost.formats import matmul_format
 from sim.cost.ops import Choices, ForwardPass, OpCost
 from sim.cost.roofline import Kernels
+from sim.cost.sampling import GREEDY
 from sim.cost.speculation import DraftPasses, Guesser, Heads, Lookup, Rows
 from sim.cost.step_timer import StepPricer
 from sim.specs.architecture import LayerGroup, ModelArchitecture
@@ -70,7 +71,7 @@ def _draft_model(spec: SpeculativeSpec, target: Target, beside: Path | None) -> 
 def _own_layer(spec: SpeculativeSpec, target: Target) -> Drafting:
     """One layer that sees the model's hidden state beside the last token, and the model's own head.
 
-    EAGLE (Li et al. 2024, section 3.1); multi-token prediction (DeepSeek-V3 report, section 2.2), where the layer is
+    EAGLE (Li et al. 2024); multi-token prediction (DeepSeek-V3 report), where the layer is
     one like the model's last ones and is run again for every further token.
     """
     model, scheme = target.architecture, target.scheme
@@ -96,7 +97,7 @@ def _passes(
     rows = spec.draft_rows
     timers: dict[int, StepPricer] = {}
     for count in set(rows):
-        choices = target.choices._replace(query_tokens=count)
+        choices = target.choices._replace(query_tokens=count, sampler=GREEDY)  # vLLM's drafts take the likeliest
         forward = ForwardPass(draft, scheme, target.gpu, target.kernels, layout, choices)
         timers[count] = passes_of(forward)
     return DraftPasses([timers[count] for count in rows], rows, more)
@@ -105,8 +106,8 @@ def _passes(
 def _heads(spec: SpeculativeSpec, target: Target) -> Drafting:
     """Heads that all guess at once from the last hidden state.
 
-    Medusa (Cai et al. 2024, section 2.1.1): each is a residual block and a vocabulary projection of its own. Blockwise
-    parallel decoding (Stern et al. 2018, section 6): one wide layer for all of them, then the model's own projection;
+    Medusa (Cai et al. 2024): each is a residual block and a vocabulary projection of its own. Blockwise
+    parallel decoding (Stern et al. 2018): one wide layer for all of them, then the model's own projection;
     it guesses behind every position that is verified, so that the next step has its guesses at once.
     """
     model, tp, heads = target.architecture, target.layout.tp, spec.num_speculative_tokens

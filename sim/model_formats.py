@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sim.cost.calibrated_kernels import is_transferred
+from sim.cost.formats import matmul_format
+from sim.cost.roofline import Kernels
 from sim.errors import ConfigError
 from sim.format_checks import path_of, with_kernel
 from sim.scenario import LoadedScenario
@@ -83,7 +86,11 @@ def _valid_schemes(
     return sorted(found, key=lambda name: found[name])
 
 
-def format_notes(gpu: Gpu, scheme: QuantScheme) -> list[str]:
-    """What the user should know about the path that quantised weights take on this GPU."""
+def format_notes(gpu: Gpu, scheme: QuantScheme, kernels: Kernels) -> list[str]:
+    """What the user should know about the path of quantised weights on this GPU, and where its times are from."""
     path = path_of(scheme, gpu)
-    return [path] if path else []
+    notes = [path] if path else []
+    if is_transferred(kernels, matmul_format(scheme, "gate_up", gpu)):
+        notes.append(f"{scheme.kernel} was not measured on {gpu.name}: its times are those of the 16-bit product with "
+                     "fewer bytes and the work of expanding them")  # fmt: skip
+    return notes

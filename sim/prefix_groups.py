@@ -17,7 +17,7 @@ class PrefixGroups:
     of a prompt is shared by the sequences of its request (parallel sampling). The sums change when a member joins or
     leaves and cost a walk over the blocks of its prompt; a step costs nothing.
 
-    Hydragen (Juravsky et al. 2024) treats every level of the tree in this way (section 3.3).
+    Hydragen (Juravsky et al. 2024) treats every level of the tree in this way.
     """
 
     def __init__(self, *, siblings: bool = False) -> None:
@@ -61,7 +61,7 @@ class PrefixGroups:
 
 
 class SystemPrompt(PrefixGroups):
-    """Only the beginning that all decoding sequences have in common: RelayAttention (Zhu et al. 2024, section 3.2)."""
+    """Only the beginning that all decoding sequences have in common: RelayAttention (Zhu et al. 2024)."""
 
     def __init__(self, *, siblings: bool = False) -> None:
         super().__init__(siblings=False)

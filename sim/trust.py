@@ -58,15 +58,16 @@ class Envelope(BaseModel):
 
     model_config = _FROZEN
 
-    same_engine: dict[str, str] = Field(default={}, description="presets with the constants of another")
+    next_of_kin: dict[str, str] = Field(default={}, description="whose runs speak for a preset that lacks its own")
     cells: tuple[Cell, ...]
 
     def find(self, model_class: str, gpu: str, engine: str, traffic: str) -> Cell | None:
         """The cell of a run, if enough such runs were measured."""
-        name = self.same_engine.get(engine, engine)
-        for cell in self.cells:
-            if (cell.model_class, cell.gpu, cell.engine, cell.traffic) == (model_class, gpu, name, traffic):
-                return cell if cell.runs >= FEWEST_RUNS else None
+        for name in (engine, self.next_of_kin.get(engine)):
+            for cell in self.cells:
+                kind = cell.model_class, cell.gpu, cell.engine, cell.traffic
+                if kind == (model_class, gpu, name, traffic) and cell.runs >= FEWEST_RUNS:
+                    return cell
         return None
 
 

@@ -41,6 +41,7 @@ _SILICON = "aiconfigurator-core (Apache-2.0, NVIDIA), as installed"
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key of the scenario.")
 @click.argument("paths", nargs=-1, type=_PATH)
 @click.option("--out", type=_PATH, help="Where to write the block or the preset  [default: in out/]")
+@click.option("--report", type=_PATH, help="With --gpu or record: folder of the report  [default: beside OUT]")
 @click.option("--cross-validate/--no-cross-validate", default=True, help="Also score on points and shapes left out.")
 def calibrate(paths: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     """Fit kernel constants to measured times, or an engine's parameters to your own server.
@@ -92,7 +93,7 @@ def _from_record(paths: Sequence[Path] | None, out: Path | None, options: Mappin
     records = [measure_here(path, *here)] if paths is None else list(paths)
     if not records:
         raise ConfigError("needs the record to read", key="--from", value="record")
-    fits, shipped, written = write_own(records, path, options["hardware"])
+    fits, shipped, written = write_own(records, path, options["hardware"], options["report"])
     _show(fits, shipped)
     for file in written:
         click.echo(f"wrote {file}")

@@ -28,7 +28,7 @@ def measure_here(out: Path, quick: bool, budget_s: float) -> Path:
 
 
 def write_own(
-    records: Sequence[Path], out: Path, hardware: str | None
+    records: Sequence[Path], out: Path, hardware: str | None, report: Path | None = None
 ) -> tuple[list[Fitted], Calibration | None, list[Path]]:
     """Fit records of one GPU and write profile, calibration and report; the fits, the shipped constants, the files."""
     environment, measurements = _read(records)
@@ -42,11 +42,11 @@ def write_own(
     shipped = own_calibration(gpu)
     own = {fit.cell.key: fit.entry() for fit in fits}
     block = write_profile(out, text, {**(shipped.entries if shipped else {}), **own}, environment)
-    report = write_own_report(
-        Calibration(chip, own), rows, measurements, environment, out.parent / f"{out.stem}-report",
+    page = write_own_report(
+        Calibration(chip, own), rows, measurements, environment, report or out.parent / f"{out.stem}-report",
         command=f"roofserve calibrate --from record {' '.join(path.name for path in records)} --out {out.name}",
     )  # fmt: skip
-    return fits, shipped, [out, block, report]
+    return fits, shipped, [out, block, page]
 
 
 def _read(records: Sequence[Path]) -> tuple[dict[str, object], list[Measurement]]:

@@ -134,7 +134,13 @@ def _print_run(found: Mapping[str, Any]) -> None:
     console = Console()
     for label in ("Model", "Hardware", "Workload", "Trust"):
         console.print(f"{label}: {found['setting'].get(label, '')}", highlight=False)
+    _print_notes(console, found)
     _print_tables(sentences(found), explanation_tables(found), skipped_lines(found))
+
+
+def _print_notes(console: Console, found: Mapping[str, Any]) -> None:
+    for note in found.get("notes", ()):
+        console.print(f"Note: {note}", highlight=False, markup=False)
 
 
 def _print_waterfall(found: Mapping[str, Any]) -> None:
@@ -196,6 +202,7 @@ def _print_rows(found: Mapping[str, Any]) -> None:
         console.print(
             f"90 % between {low:,.2f} and {high:,.2f} us; constants fitted to {found['source']}", highlight=False
         )
+    _print_notes(console, found)
     table = Table(box=None, header_style="bold")
     for name, value in found["rows"][0].items():
         text = isinstance(value, str)

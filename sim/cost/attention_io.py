@@ -46,7 +46,7 @@ def flash_accesses(length: int, head_dim: int, sram_elements: int) -> int:
 
 
 def flash2_accesses(length: int, head_dim: int, query_rows: int) -> int:
-    """Elements moved for one head when the loop over queries is the outer one (Dao 2023, section 3.1).
+    """Elements moved for one head when the loop over queries is the outer one (FlashAttention-2, Dao 2023).
 
     Queries and output are moved once; every tile of `query_rows` queries reads all keys and values, which mostly comes
     out of the L2 cache.

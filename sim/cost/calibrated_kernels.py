@@ -39,7 +39,6 @@ _NEAREST: Mapping[str, Sequence[str]] = {
     "w4a16_mxfp4": ("w4a16",),
     "w8a8_int8": ("w8a8_int8_sgl",),
     "nf4": ("w4a16",),
-    "int4": ("fp8",),
     _ELEMENTWISE: ("add",),
     _COLLECTIVE: ("custom-default", "nccl-tests"),
 }
@@ -58,7 +57,7 @@ class CalibratedKernels:
 
     def gemm(self, m: int, k: int, n: int, form: MatmulFormat) -> Cost:
         """Y[m,n] = X[m,k] W[k,n], weights from HBM."""
-        if form.unpacking is not None and not self._was_measured(gemm_scheme(form)):
+        if form.unpacking is not None and not self.measured(form):
             return self._unpacked(m, k, n, form)
         entry = self._find("gemm", gemm_scheme(form))
         if entry is None:
@@ -72,8 +71,9 @@ class CalibratedKernels:
             cost = cost._replace(seconds=cost.seconds + self.elementwise(m * k * form.quantising_bytes).seconds)
         return cost
 
-    def _was_measured(self, scheme: str) -> bool:
-        """Whether this engine's own kernel for the scheme was measured, unpacking included."""
+    def measured(self, form: MatmulFormat) -> bool:
+        """Whether this engine's own kernel for the format was measured, unpacking included."""
+        scheme = gemm_scheme(form)
         return any(key.format == scheme and key.stack == _STACKS.get(self.stack, self.stack)
                    for key in self.calibration.entries if key.op_class == "gemm")  # fmt: skip
 
@@ -112,10 +112,11 @@ class CalibratedKernels:
 
         A cache in a format that was not measured is read as the 16-bit one, with its own bytes and its unpacking.
         """
-        entry = self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
+        own = self._own_integer_cache(heads)
+        entry = own or self._find("attention_decode", "bf16" if heads.unpack_operations else kv_scheme(heads))
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.decode_attention(sequences, context_tokens, heads)
-        kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations else _kernel(entry)
+        kernel = with_cache(_kernel(entry), heads) if heads.unpack_operations and not own else _kernel(entry)
         seen = context_tokens + sequences
         # The sum is over what is seen, so windows have been applied: one that is full on average has been outgrown.
         outgrown = 0 < heads.window * sequences <= context_tokens
@@ -124,11 +125,20 @@ class CalibratedKernels:
         context_tokens = max(context_tokens + (sequences if outgrown else 0), 1)
         found = decode_terms(sequences, context_tokens, layout, kernel)
         cost = _cost(found, seen * heads.flops_per_pair, heads.bytes_moved(seen, sequences))
-        return unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s)
+        return cost if own else unpacked_cache(cost, seen, heads, self.calibration.chip.vector_ops_per_s)
+
+    def _own_integer_cache(self, heads: Heads) -> Entry | None:
+        """This stack's own kernel for an integer cache, unpacking included, where it was measured."""
+        if not heads.unpack_operations:
+            return None
+        name = "int4" if kv_scheme(heads) == "int4" else "int8"
+        return self.calibration.entries.get(Key("attention_decode", name, self.stack))
 
     def prefill_attention(self, work: PrefillWork, heads: Heads) -> Cost:
         """Prompt chunks against themselves and what is cached before them."""
         entry = self._find("attention_prefill", kv_scheme(heads))
+        if entry is None and heads.unpack_operations:
+            entry = self._find("attention_prefill", "bf16")
         if entry is None or heads.query_dim != heads.value_dim:
             return self.rest.prefill_attention(work, heads)
         layout = KernelHeads(heads.query_heads, heads.kv_heads, heads.query_dim, heads.window)
@@ -177,6 +187,13 @@ def formats_of(forward: ForwardPass) -> dict[str, str]:
         "elementwise": _ELEMENTWISE,
         "collective": _COLLECTIVE,
     }
+
+
+def is_transferred(kernels: Kernels, form: MatmulFormat) -> bool:
+    """Whether a matrix format is priced from the 16-bit kernel because its own was not measured."""
+    while isinstance(kernels, (ScaledKernels, ChosenKernels)):  # an engine's factors and techniques
+        kernels = kernels.kernels
+    return isinstance(kernels, CalibratedKernels) and form.unpacking is not None and not kernels.measured(form)
 
 
 def class_errors(kernels: Kernels, forward: ForwardPass) -> dict[str, Quantiles]:

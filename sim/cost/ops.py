@@ -312,10 +312,10 @@ class ForwardPass:
     def shared_prefix(self, sequences: int, stored_tokens: int, covered_tokens: int) -> list[OpCost]:
         """Attention of the decoding sequences to the beginnings that several of them share, in all layers.
 
-        The queries of those who share a beginning are the rows of one product with its keys (RelayAttention, equation
-        6; Hydragen, section 3.2): `stored_tokens` are read once, `covered_tokens` is the same for each who sees them.
-        The parts are then rescaled and added (equation 7 of the former). All beginnings go in one launch; few rows
-        leave SMs idle, so their keys are dealt to several blocks, where `split_kv` is on.
+        The queries of those who share a beginning are the rows of one product with its keys (RelayAttention;
+        Hydragen): `stored_tokens` are read once, `covered_tokens` is the same for each who sees them.
+        The parts are then rescaled and added, as FlashAttention adds its tiles. All beginnings go in one launch; few
+        rows leave SMs idle, so their keys are dealt to several blocks, where `split_kv` is on.
         """
         kernels, lanes, ops = self._kernels, self.layout.lanes, []
         sequences, covered = ceil_div(sequences, lanes), ceil_div(covered_tokens, lanes)

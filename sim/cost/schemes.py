@@ -23,6 +23,8 @@ def gemm_scheme(form: MatmulFormat) -> str:
 
 
 def kv_scheme(heads: Heads) -> str:
-    """`bf16`, `fp8` or `int4`, by the cache."""
+    """`bf16`, `fp8` or `int4`, by the cache; one that is widened on the vector units is read as the 16-bit one."""
     stored_bytes = heads.kv_bytes_per_token / (heads.kv_heads * (heads.query_dim + heads.value_dim))
-    return "bf16" if stored_bytes >= 1.5 else "fp8" if stored_bytes > 0.75 else "int4"
+    if stored_bytes <= 0.75:
+        return "int4"
+    return "bf16" if stored_bytes >= 1.5 or heads.unpack_operations else "fp8"

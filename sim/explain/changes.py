@@ -12,6 +12,17 @@ from sim.setup import Setup
 
 MATERIAL = 1.03
 """What a search to 3 % can tell from nothing."""
+SYNCHRONOUS: Settings = {
+    "engine.async_scheduling": False, "engine.host.step_s": 1.27e-3, "engine.host.sequence_s": 42e-6,
+}  # fmt: skip
+ASYNCHRONOUS: Settings = {
+    "engine.async_scheduling": True, "engine.host.step_s": 350e-6, "engine.host.sequence_s": 0.0,
+}  # fmt: skip
+"""Host work of vLLM 0.12 and 0.15, as the presets vllm-0.9 and vllm-v1 have it: fits, their sources are there."""
+SPECULATIVE: Settings = {
+    "engine.speculative": {"method": "eagle", "num_speculative_tokens": 3, "acceptance": 0.7}, **SYNCHRONOUS,
+}  # fmt: skip
+"""Guesses need the step before to have ended. The acceptance is assumed: it is the traffic's own, and decides."""
 _LARGER: Mapping[str, str] = {
     "a100-sxm-40gb": "a100-sxm-80gb", "a100-sxm-80gb": "h100-sxm", "a100-pcie-80gb": "h100-pcie",
     "h100-pcie": "h100-sxm", "h100-sxm": "h200-sxm", "l4": "l40s", "a40": "l40s", "l40s": "h100-pcie",
@@ -107,6 +118,20 @@ def _prefix_caching(setup: Setup) -> Settings | str:
     return "it is on" if setup.shares_prefixes else {"engine.kv_cache.enable_prefix_caching": True}
 
 
+def _shared_attention(setup: Setup) -> Settings | str:
+    if not setup.shares_prefixes:
+        return "no prefix cache knows what prompts share"
+    if setup.engine.shared_prefix_attention != "none":
+        return "it is in use"
+    return {"engine.shared_prefix_attention": "hydragen"}
+
+
+def _speculative(setup: Setup) -> Settings | str:
+    if setup.engine.speculative is not None:
+        return "it is in use"
+    return SPECULATIVE if setup.engine.async_scheduling else {"engine.speculative": SPECULATIVE["engine.speculative"]}
+
+
 def _paged(setup: Setup) -> Settings | str:
     if setup.engine.kv_cache["allocator"]["kind"] == "paged":
         return "it is paged"
@@ -165,6 +190,8 @@ CHANGES: Sequence[Change] = (
     Change("FP8 KV cache", _fp8_kv),
     Change("paged KV", _paged),
     Change("prefix caching", _prefix_caching),
+    Change("shared-prefix attention (Hydragen)", _shared_attention),
+    Change("speculative decoding (EAGLE, 0.7 accepted)", _speculative),
     Change("chunked prefill", _scheduler("chunked")),
     Change("continuous batching, whole prompts", _scheduler("continuous")),
     Change("token budget x 2", _budget(2.0)),

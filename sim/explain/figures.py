@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from sim.explain.changes import Tried
 from sim.explain.operators import PHASES, Operators, Roofs, Work, totals
@@ -154,6 +154,7 @@ def _latency_parts(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 left = left + widths
             axes.set_title(title)
             axes.set_xlabel("ms")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.invert_yaxis()
             axes.grid(visible=False, axis="y")
         panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=6, borderaxespad=0, columnspacing=1.2)
@@ -196,12 +197,12 @@ def _waterfall(found: Waterfall) -> Figure:
             _names(found), [abs(b - a) for a, b in zip(before, rates, strict=True)], left=lost, height=0.7,
             color=[COLOURS["output"] if b >= a else COLOURS["limit"] for a, b in zip(before, rates, strict=True)],
         )  # fmt: skip
-        _labelled(upper, rates, max(rates))
+        _labelled(upper, rates, max(rates), clear_of=[max(a, b) for a, b in zip(before, rates, strict=True)])
         upper.set_title("switched on in turn")
         left = [step.served.requests_per_s for step in found.without]
         lower.barh([step.name for step in found.without], left, color=COLOURS["compute"], height=0.7)
         lower.axvline(rates[-1], color=INK, lw=1.0, ls=(0, (4, 2)))
-        _labelled(lower, left, max(rates), clear_of=rates[-1])
+        _labelled(lower, left, max(rates), clear_of=[rates[-1]] * len(left))
         lower.set_title("all but this one")
         lower.set_xlabel("requests/s within the objectives")
     return figure
@@ -211,10 +212,10 @@ def _names(found: Waterfall) -> list[str]:
     return [found.steps[0].name, *(f"+ {step.name}" for step in found.steps[1:])]
 
 
-def _labelled(axes: Axes, rates: Sequence[float], most: float, clear_of: float = 0.0) -> None:
-    for row, rate in enumerate(rates):
+def _labelled(axes: Axes, rates: Sequence[float], most: float, clear_of: Sequence[float]) -> None:
+    for row, (rate, drawn) in enumerate(zip(rates, clear_of, strict=True)):
         text = f"{rate:,.3g}" if rate else "misses the objectives under any load"
-        place = max(rate, clear_of) if rate else 0.0
+        place = max(rate, drawn) if rate else 0.0
         axes.annotate(text, (place, row), (5, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.set_xlim(0, max(most, 1e-9) * 1.12)
     axes.invert_yaxis()
@@ -232,12 +233,15 @@ def _waterfall_latency(found: Waterfall) -> Figure:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: three_digits(value))
             axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            limit = limits.get(f"{metric}_p99")
             for row, value in enumerate(values):
-                axes.annotate(three_digits(value), (value, row), (4, 0), textcoords="offset points", va="center",
+                place = value if limit is None or value > limit else limit  # clear of the line
+                axes.annotate(three_digits(value), (place, row), (4, 0), textcoords="offset points", va="center",
                               fontsize=8)  # fmt: skip
-            axes.set_xlim(min(np.nanmin(values), limits.get(f"{metric}_p99", np.inf)) / 2, np.nanmax(values) * 3)
-            if f"{metric}_p99" in limits:
-                axes.axvline(limits[f"{metric}_p99"], color=COLOURS["limit"], lw=1.4, ls=(0, (4, 2)))
+            axes.set_xlim(min(np.nanmin(values), limit or np.inf) / 2, np.nanmax(values) * 4)
+            if limit is not None:
+                axes.axvline(limit, color=COLOURS["limit"], lw=1.4, ls=(0, (4, 2)))
             axes.set_xlabel(f"{metric.upper()} p99 (ms)")
             axes.invert_yaxis()
             axes.grid(visible=False, axis="y")

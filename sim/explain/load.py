@@ -153,6 +153,11 @@ class Served:
         return float(self.summary[name] or 0.0)
 
     @property
+    def steady_state(self) -> bool:
+        """Whether the run at that load was long enough to say what would go on for ever."""
+        return bool(self.summary["steady_state"]) or not self.open_loop
+
+    @property
     def output_tokens_per_s(self) -> float:
         """Output of the requests served per second at that load."""
         tokens, requests = float(self.summary["total_output_tokens"]), float(self.summary["completed"])

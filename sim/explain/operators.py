@@ -77,7 +77,7 @@ def operators_of(setup: Setup, result: RunResult) -> Operators:
     """
     found: Operators = {}
     for timer, steps in pool_steps(setup, result):
-        for shape, share_s in sampled_steps(timer, steps):
+        for shape, share_s in sampled_steps(timer, steps, setup.engine.kv_cache["block_size"]):
             ops = timer.explain(shape)
             times = share_s / sum(op.seconds for op in ops)
             for op in ops:

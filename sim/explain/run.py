@@ -67,7 +67,7 @@ class Explanation:
             return None
         return {
             "requests_per_s": self.served.requests_per_s, "output_tokens_per_s": self.served.output_tokens_per_s,
-            "times_this_load": self.served.factor,
+            "times_this_load": self.served.factor, "steady_state": self.served.steady_state,
         }  # fmt: skip
 
 

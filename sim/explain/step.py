@@ -60,6 +60,7 @@ def explained_step(loaded: LoadedScenario, decodes: int, context: int, prompt: i
         "ms": total * 1e3,
         "interval_ms": [low * 1e3, high * 1e3],
         "trust": setup.kernels.trust,
+        "notes": list(setup.notes),
         "rows": [_row(op, total) for op in sorted(ops, key=lambda op: -op.seconds)],
     }
 

@@ -11,6 +11,7 @@ from sim.report.rows import NOTHING, milliseconds, number, share
 
 _MOST_OPERATORS = 12
 _BOUND_WORDS: Mapping[str, str] = {"memory": "HBM"}
+_TOO_SHORT = "These runs end before a steady state: a bigger --requests will find less, the ratios change little."
 METRICS: Mapping[str, str] = {"ttft": "TTFT", "e2el": "E2E", "tpot": "TPOT"}
 
 
@@ -120,6 +121,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             else "meets its objectives under no load"
         )
         lines.append(f"As it is, the system {most}; objectives: {objectives}{assumed}.")
+        lines += [] if served["steady_state"] else [_TOO_SHORT]
     if found["changes"]:
         lines.append(f"Next best change: {_best(best)}." if best else "No change that was tried helps.")
     return lines
@@ -185,6 +187,7 @@ def waterfall_sentences(found: Mapping[str, Any]) -> list[str]:
         f"Objectives: {objectives}{assumed}; max_model_len {found['max_model_len']:,}.",
         f"Everything on serves {best:,.2f} requests/s within them." if best else "Nothing meets them.",
     ]
+    lines += [] if found["steady_state"] else [_TOO_SHORT]
     if worth:
         most = min(worth, key=lambda row: row["share_of_best"])
         lines.append(f"Worth most where all others are on: {most['name']} ({most['share_of_best']:.0%} without it).")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sim.errors import ConfigError
+from sim.explain.changes import ASYNCHRONOUS, SPECULATIVE, SYNCHRONOUS
 from sim.explain.load import Case, Served, Settings, most_served
 from sim.explain.run import Progress, in_parallel
 from sim.run import run_setup
@@ -48,15 +49,15 @@ TECHNIQUES: Sequence[Technique] = (
         {"engine.kv_cache.allocator": {"kind": "max-length", "reserve": "context"}},
         {"engine.kv_cache.allocator": "paged"},
     ),
-    Technique("fused operators", {"engine.kernels.fusion": False}, {"engine.kernels.fusion": True}),
+    Technique(
+        "FlashAttention, split-KV decode",
+        {"engine.kernels.attention": "standard", "engine.kernels.split_kv": False},
+        {"engine.kernels.attention": "flash", "engine.kernels.split_kv": True},
+    ),
+    Technique("operator fusion", {"engine.kernels.fusion": False}, {"engine.kernels.fusion": True}),
     Technique("CUDA graphs", {"engine.kernels.cuda_graphs": False}, {"engine.kernels.cuda_graphs": True}),
     Technique("chunked prefill", {"engine.scheduler": "continuous"}, {"engine.scheduler": "chunked"}),
-    # Host work of vLLM 0.12 and 0.15, as the presets vllm-0.9 and vllm-v1 have it: fits, their sources are there.
-    Technique(
-        "asynchronous scheduling",
-        {"engine.async_scheduling": False, "engine.host.step_s": 1.27e-3, "engine.host.sequence_s": 42e-6},
-        {"engine.async_scheduling": True, "engine.host.step_s": 350e-6, "engine.host.sequence_s": 0.0},
-    ),
+    Technique("asynchronous scheduling", SYNCHRONOUS, ASYNCHRONOUS),
     Technique(
         "prefix caching",
         {"engine.kv_cache.enable_prefix_caching": False},
@@ -76,6 +77,7 @@ TECHNIQUES: Sequence[Technique] = (
         _fp8,
     ),
     Technique("FP8 KV cache", {"engine.kv_cache_dtype": "auto"}, {"engine.kv_cache_dtype": "fp8"}),
+    Technique("speculative decoding (EAGLE)", {"engine.speculative": None, **ASYNCHRONOUS}, SPECULATIVE),
 )
 """In the order in which they are switched on. One line adds one."""
 
@@ -128,9 +130,15 @@ class Waterfall:
         alone = [step.as_dict() | {"share_of_best": step.served.requests_per_s / best if best else None}
                  for step in self.without]  # fmt: skip
         return {
-            "scenario": self.scenario, "objectives": dict(self.objectives), "objectives_assumed": not self.given_slo,
-            "max_model_len": self.max_model_len, "steps": rows, "without": alone, "skipped": dict(self.skipped),
-        }  # fmt: skip
+            "scenario": self.scenario,
+            "objectives": dict(self.objectives),
+            "objectives_assumed": not self.given_slo,
+            "max_model_len": self.max_model_len,
+            "steady_state": self.steps[-1].served.steady_state,
+            "steps": rows,
+            "without": alone,
+            "skipped": dict(self.skipped),
+        }
 
 
 def waterfall(
@@ -157,7 +165,7 @@ def waterfall(
     for technique in chosen:
         ladder.append((technique.name, {**ladder[-1][1], **technique.on}))
     best = ladder[-1][1]
-    alone = [(technique.name, {**best, **technique.off}) for technique in chosen]
+    alone = [_without(case, technique, chosen, best) for technique in chosen]
     start = most_served(case.having(best)).factor or 1.0
     tasks = [(case, name, settings, start) for name, settings in (*ladder, *alone)]
     found = in_parallel(_step, tasks, jobs, on_progress)
@@ -197,6 +205,21 @@ def _applicable(case: Case, naive: Settings, techniques: Sequence[Technique]) ->
             settings = {**settings, **technique.on}
             chosen.append(technique)
     return chosen, skipped
+
+
+def _without(case: Case, off: Technique, chosen: Sequence[Technique], best: Settings) -> tuple[str, Settings]:
+    """Everything on but one technique, and but one more where that cannot be without it."""
+    least = {**best, **off.off}
+    options = [(off.name, least)]
+    others = [other for other in reversed(chosen) if other is not off]
+    options += [(f"{off.name}, {other.name}", {**least, **other.off, **off.off}) for other in others]
+    for name, settings in options:
+        try:
+            case.having(settings).setup  # noqa: B018 (it refuses what cannot run)
+        except ConfigError:
+            continue
+        return name, settings
+    return options[0]
 
 
 def _step(case: Case, name: str, settings: Settings, start: float) -> Step:

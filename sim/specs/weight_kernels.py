@@ -122,6 +122,11 @@ KERNELS: Mapping[str, WeightKernel] = {
             _IN_REGISTERS, groups=(0, 16, 32, 64, 128, 128 * 128), mma_share=_MARLIN_SHARE, on_hopper=_MARLIN_ON_HOPPER,
         ),
         WeightKernel(
+            # gpt-oss on Hopper (InferenceX runs it so); Blackwell multiplies FP4 itself (from memory).
+            "triton-mxfp4", "Triton's grouped product of MXFP4 weights and 16-bit activations", ("tensorrt-llm",),
+            _same(fp4=2.75), (8.0, 9.0), (32,), rows=128, overlap=8.0,
+        ),
+        WeightKernel(
             "cutlass-w4a8", "CUTLASS mixed-input product of INT4 weights and FP8 activations",
             ("vllm", "tensorrt-llm"), _same(int4=1.75), (8.9, 9.0), (64, 128), activations=("fp8",), rows=128,
             overlap=8.0,

@@ -33,6 +33,9 @@ _SHIPPED: Mapping[str, str] = {
     "Tesla V100-SXM2-32GB": "v100-sxm-32gb",
 }
 """Profiles by the names that drivers report (the H200's as seen, the others from memory)."""
+_HEAD = "as measured by `roofserve calibrate --gpu`."
+_REWRITTEN = rf"^((name|calibration):.*|# .* {re.escape(_HEAD)})\n"
+"""Lines of a profile that are written anew, so that one may be calibrated again and again."""
 _US = 1e-6
 _COPY_BYTES = 4
 _MEASURED = "measured: the fastest of this calibration"
@@ -95,7 +98,7 @@ def base_gpu(
         path.write_text(yaml.safe_dump(facts_of(environment, tables, name), sort_keys=False), encoding="utf-8")
     else:
         path = find("hardware", known)
-    text = re.sub(r"^(name|calibration):.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(_REWRITTEN, "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return load_gpu(path), text
 
 
@@ -106,7 +109,7 @@ def write_profile(path: Path, text: str, entries: Mapping[Key, Entry], environme
     write_block(
         calibration_block(entries.items()), path.stem, block, f"stack {STACK}: this GPU ({facts}); others: shipped"
     )
-    head = f"# {environment.get('gpu_name')} as measured by `roofserve calibrate --gpu`.\nname: {path.stem}\n"
+    head = f"# {environment.get('gpu_name')} {_HEAD}\nname: {path.stem}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{head}{text.rstrip()}\ncalibration: calibrations/{path.stem}.yaml\n", encoding="utf-8")
     return block

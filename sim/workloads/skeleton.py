@@ -23,7 +23,7 @@ _BLOCKS = 1 << 16
 
 
 class SkeletonLaw(BaseModel):
-    """How a question becomes a skeleton and its points (Ning et al., ICLR 2024, section 2.1)."""
+    """How a question becomes a skeleton and its points (Ning et al., ICLR 2024)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -9,6 +9,8 @@ from conftest import Command
 
 SMALL = ["--requests", "20", "--jobs", "1", "--set", "slo={ttft_p99_ms: 100}"]
 
+ALL_AT_ONCE = ["--requests", "10", "--jobs", "1", "--set", "workload.arrival={kind: all_at_once}"]
+
 
 def test_a_run_is_explained_in_words_and_tables(roofserve: Command, scenario: Path) -> None:
     """Phases, operators, single requests, the bound and the next best change, on one screen."""
@@ -20,8 +22,7 @@ def test_a_run_is_explained_in_words_and_tables(roofserve: Command, scenario: Pa
 
 def test_json_holds_every_part(roofserve: Command, scenario: Path) -> None:
     """What the screen shows is in the JSON, and the same command gives the same bytes."""
-    sole = ["--requests", "10", "--jobs", "1", "--set", "workload.arrival={kind: all_at_once}"]
-    first, second = (roofserve("explain", scenario, *sole, "--format", "json") for _ in range(2))
+    first, second = (roofserve("explain", scenario, *ALL_AT_ONCE, "--format", "json") for _ in range(2))
     found = json.loads(first.out)
     assert first.out == second.out
     assert {"phases", "operators", "latency", "bound", "changes", "next_best_change", "roofs"} <= set(found)
@@ -36,7 +37,7 @@ def test_nothing_need_be_tried(roofserve: Command, scenario: Path) -> None:
 
 def test_out_holds_page_figures_and_json(roofserve: Command, scenario: Path, tmp_path: Path) -> None:
     """One self-contained page with its figures inline, the figures as files, and the JSON."""
-    answer = roofserve("explain", scenario, *SMALL, "--out", "o")
+    answer = roofserve("explain", scenario, *ALL_AT_ONCE, "--out", "o")
     page = (tmp_path / "o" / "explain.html").read_text()
     assert answer.code == 0 and "http" not in page.replace("http://www.w3.org", "")
     for name in ("roofline", "latency_parts", "changes"):
@@ -46,7 +47,7 @@ def test_out_holds_page_figures_and_json(roofserve: Command, scenario: Path, tmp
 
 def test_the_waterfall_is_shown_and_written(roofserve: Command, scenario: Path, tmp_path: Path) -> None:
     """Each technique on in turn and off alone, as tables, JSON and figure."""
-    answer = roofserve("explain", scenario, "--waterfall", *SMALL, "--format", "json", "--out", "w")
+    answer = roofserve("explain", scenario, "--waterfall", *ALL_AT_ONCE, "--format", "json", "--out", "w")
     found = json.loads(answer.out)
     assert found["steps"][0]["name"] == "naive" and len(found["without"]) == len(found["steps"]) - 1
     assert (tmp_path / "w" / "waterfall.html").exists() and (tmp_path / "w" / "figures" / "waterfall.svg").exists()

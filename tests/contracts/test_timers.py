@@ -13,6 +13,7 @@ from toy import ToyTimer
 
 from scenarios import SpanTimer, examples
 from sim.batch import DecodeBatch
+from sim.cost.eager import EagerStepTimer
 from sim.cost.ops import ForwardPass
 from sim.cost.roofline import DatasheetKernels
 from sim.cost.shape import RunShape, Span
@@ -51,6 +52,7 @@ TIMERS: dict[str, Callable[[], StepTimer]] = {
     **{name: lambda name=name: roofline_timer(name) for name in MODELS},  # type: ignore[misc]
     "llama-3.1-8b in ticks": lambda: roofline_timer("llama-3.1-8b", 1000),
     "gpt-oss in ticks": lambda: roofline_timer("gpt-oss", 777),
+    "eager": lambda: EagerStepTimer(roofline_timer("llama-3.1-8b").forward, HostWork(2e-4), launch_s=4e-5),
     "toy": lambda: ToyTimer(),
     "toy in ticks": lambda: ToyTimer(50),
     "toy with spans": lambda: SpanTimer(),

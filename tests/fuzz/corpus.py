@@ -14,6 +14,7 @@ from sim.build import build
 from sim.documents import parse_value
 from sim.imports.read import read_run
 from sim.imports.vllm_log import read_log
+from sim.planner.sweep_spec import load_sweep
 from sim.scenario import load_scenario, parse_setting
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
@@ -103,6 +104,10 @@ def _setting(path: Path) -> object:
     return load_scenario("quickstart", {key: value})
 
 
+def _sweep(path: Path) -> object:
+    return load_sweep(path, {})
+
+
 def _configs() -> Iterator[tuple[str, bytes]]:
     catalogue = json.loads((ROOT / "sim/data/models/catalogue.json").read_text())
     entries = catalogue.values() if isinstance(catalogue, dict) else catalogue
@@ -116,6 +121,7 @@ def targets() -> list[Target]:
     """Everything that reads what somebody else has written."""
     return [
         Target("scenario", (("s.yaml", _yaml(_SCENARIO)), *_files("scenarios/*.yaml")), _build, weight=3),
+        Target("sweep", tuple(_files("scenarios/sweeps/*.yaml")), _sweep),
         Target("hardware profile", tuple(_files("hardware_profiles/*.yaml")), load_gpu, weight=2),
         Target("workload", tuple(_files("workloads/*.yaml")), _workload, weight=2),
         Target("model config", tuple(_configs()), load_model, weight=3),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sim.validation.kernels import gemm
+from sim.validation.measure import checks
 from sim.validation.measure.checks import Check, check_kernels
 
 TRUNCATES = 3
@@ -14,10 +15,10 @@ TRUNCATES = 3
 
 def test_every_kernel_is_within_the_bound_of_its_format() -> None:
     """No kernel is further from float64 than its number format explains."""
-    checks = list(check_kernels("cpu", seed=1))
-    failed = [check for check in checks if check.problem or not check.error <= TRUNCATES * check.bound]
+    found = list(check_kernels("cpu", seed=1))
+    failed = [check for check in found if check.problem or not check.error <= TRUNCATES * check.bound]
     assert failed == []
-    assert len(checks) >= 30
+    assert len(found) >= 30
 
 
 def test_a_kernel_that_fails_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +27,8 @@ def test_a_kernel_that_fails_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
     def refuses(*_: object) -> torch.Tensor:
         raise RuntimeError("not on this device")
 
+    every = checks._checks
+    monkeypatch.setattr(checks, "_checks", lambda device: {k: v for k, v in every(device).items() if "gemm" in k})
     monkeypatch.setattr(gemm, "int8", refuses)
     monkeypatch.setattr(gemm, "dense", lambda x, weight, out: out[1:].copy_((x @ weight.t())[1:]))
     found = {check.kernel: check for check in check_kernels("cpu", seed=2)}

@@ -101,6 +101,35 @@ def test_guessing_keeps_the_books(guesses: str, scheduler: str) -> None:
     assert int(tokens_per_bin(result, 0, end, 1).sum()) == sum(wanted.values())
 
 
+def test_a_batch_is_the_sum_of_its_members() -> None:
+    """Twenty requests in one prompt step, then by hand: every member goes its own drawn way, one timer for all."""
+    guesses = {**GUESSES["draft"], "acceptance_std": 0.0}
+    workload = {"num_requests": 20, "arrival": {"kind": "all_at_once"}, "shared_prefix": None,
+                "input_tokens": {"kind": "uniform", "min": 10, "max": 300}}  # fmt: skip
+    host = {"request_s": 0.0, "prompt_token_s": 0.0}  # so that all are there when the first step is planned
+    engine = {"speculative": guesses, "num_gpu_blocks_override": 5000, "host": host}
+    loaded = load_scenario(CHAT | {"engine": engine, "workload": CHAT["workload"] | workload})
+    requests, timer = simulate(loaded).requests, build(loaded).timer
+    now = int(requests["first_token_ps"].max())
+    assert now == int(requests["first_token_ps"].min())
+    acceptance, members, ends = Acceptance(CHAT["seed"], (0.6, 0.6)), {}, {}
+    for i, prompt, output in zip(*(requests[n].tolist() for n in ("request_id", "prompt_tokens", "output_tokens")),
+                                 strict=True):  # fmt: skip
+        member = Request(i, 0, prompt, output)
+        member.emitted_tokens = 1
+        members[i] = prompt, acceptance.progress(member)
+    done = 0
+    while members:
+        for i in [i for i, (_, progress) in members.items() if done == len(progress) - 1]:
+            ends[i] = now
+            del members[i]
+        if members:
+            context = sum(prompt + progress[done] for prompt, progress in members.values())
+            now += timer.run(RunShape(len(members), context), 1).total_ps
+            done += 1
+    assert ends == dict(zip(requests["request_id"].tolist(), requests["finish_ps"].tolist(), strict=True))
+
+
 def test_samples_guess_for_themselves() -> None:
     """Forked sequences share their prompt and draw their own guesses; Hydragen goes with it."""
     engine = {"speculative": GUESSES["ngram"], "shared_prefix_attention": "hydragen", "max_num_seqs": 64}

@@ -51,6 +51,15 @@ def test_the_plan_names_the_path_taken(scheme: str, hardware: str, kernel: str, 
     assert any(words in note for note in found.notes)
 
 
+def test_transferred_times_are_labelled() -> None:
+    """A kernel that nobody measured for this engine says so; measured formats and datasheet GPUs do not."""
+    cases = (("gptq", "a100-sxm-80gb"), ("smoothquant", "a100-sxm-80gb"), ("fp8", "h100-sxm"), ("gptq", V100))
+    told = [any("was not measured" in note for note in setup(*case).notes) for case in cases]
+    assert told == [True, False, False, False]
+    trtllm = setup("gptq", "a100-sxm-80gb", engine__preset="tensorrt-llm-1.0")
+    assert not any("was not measured" in note for note in trtllm.notes)
+
+
 @pytest.mark.parametrize(
     ("quantization", "hardware", "key", "words", "offered"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from sim.increments import Increments
 from sim.kv.lookahead import LookaheadKV, with_lookahead
 from sim.kv.paged import PagedKV
 from sim.kv.prefix_cache import PrefixCachedKV
-from sim.request import Request
+from sim.request import Request, Traits
 from sim.speculative_batch import SpeculativeBatch
 from sim.units import ceil_div
 
@@ -32,17 +33,18 @@ def test_increments_are_taken_when_they_are_due() -> None:
     assert found.at(10**6) == 0
 
 
-def servers(blocks: int = 400) -> tuple[SpeculativeBatch, LookaheadKV]:
+def servers(blocks: int = 400, make: type[PagedKV] = PagedKV) -> tuple[SpeculativeBatch, LookaheadKV]:
     batch = SpeculativeBatch(Acceptance(1, (0.7,) * 4), 5, SPANS)
-    kv = with_lookahead(PagedKV)(blocks, 4)
+    kv = with_lookahead(make)(blocks, 4)
     kv.progress, kv.query_tokens = batch.progress_of, batch.query_tokens
     return batch, kv
 
 
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 90), st.integers(2, 60)), max_size=60))
-def test_sums_are_those_of_the_members(moves: list[tuple[int, int, int]]) -> None:
+@pytest.mark.parametrize("make", [PagedKV, PrefixCachedKV])
+@given(moves=st.lists(st.tuples(st.integers(0, 7), st.integers(1, 90), st.integers(2, 60)), max_size=60))
+def test_sums_are_those_of_the_members(make: type[PagedKV], moves: list[tuple[int, int, int]]) -> None:
     """After any joins, steps and departures, contexts, windows and blocks are those of a count from scratch."""
-    batch, kv = servers(2000)
+    batch, kv = servers(2000, make)
     inside: dict[int, Request] = {}
     for number, (slot, prompt, output) in enumerate(moves):
         if slot in inside:
@@ -50,7 +52,8 @@ def test_sums_are_those_of_the_members(moves: list[tuple[int, int, int]]) -> Non
             batch.leave(leaver, batch.steps)
             kv.release(leaver)
         else:
-            request = Request(number, 0, prompt, output)
+            common = tuple(range(prompt // 4 * (number % 3 > 0)))  # two of three begin alike
+            request = Request(number, 0, prompt, output, traits=Traits(prefix_hashes=common, prefix_block_tokens=4))
             assert kv.reserve(request, prompt) is not None
             request.computed_tokens, request.emitted_tokens = prompt, 1
             inside[slot] = request
@@ -66,7 +69,7 @@ def test_sums_are_those_of_the_members(moves: list[tuple[int, int, int]]) -> Non
                 assert request.emitted_tokens == request._output_tokens
                 del inside[slot]
         contexts = [batch.context_of(request) for request in inside.values()]
-        assert batch.context_tokens == sum(contexts) == kv.stored_tokens
+        assert batch.context_tokens == sum(contexts) == kv.stored_tokens + 4 * kv.shared_blocks
         assert batch.local_tokens == [sum(span.visible(c) for c in contexts) for span in SPANS]
         kv.check([(request, batch.context_of(request)) for request in inside.values()])
 

@@ -1,10 +1,11 @@
 """Paged attention in Triton: decode, decode behind a shared prefix, and prompt chunks behind a cached prefix.
 
-One kernel does all three. It attends *units* of query tokens to one list of KV blocks each: a unit is a decoding
-sequence (one token), the members of a group that share a prefix (one token each, as the rows of one matrix product), or
-a prompt chunk (causal). Query heads of one KV head are rows of the same tile. A context may be split over several
-programs, whose parts a second kernel merges by their log-sum-exp (Dao et al., "Flash-Decoding for long-context
-inference", 2023; merging a shared prefix with own suffixes: Juravsky et al., "Hydragen", arXiv 2402.05099).
+One kernel does all three, for all head layouts (numbers of heads are arguments, so that little is compiled). It attends
+*units* of query tokens to one list of KV blocks each: a unit is a decoding sequence (one token), the members of a group
+that share a prefix (one token each, as the rows of one matrix product), or a prompt chunk (causal). Query heads of one
+KV head are rows of the same tile. A context may be split over several programs, whose parts a second kernel merges by
+their log-sum-exp (Dao et al., "Flash-Decoding for long-context inference", 2023; merging a shared prefix
+with own suffixes: Juravsky et al., "Hydragen", arXiv 2402.05099).
 """
 
 from __future__ import annotations
@@ -69,36 +70,35 @@ def _weighted(
     return dot(weight_low.to(dtype), v_low), dot(weight_high.to(dtype), v_high)
 
 
-@triton.jit(do_not_specialize=["table_stride", "row_tiles", "splits", "first_part", "parts"])
+@triton.jit(do_not_specialize=["table_stride", "row_tiles", "splits", "first_part", "parts", "kv_heads", "group"])
 def _attend(
     query, keys, values, key_scales, value_scales, tables, starts, contexts, out, log_sums,
-    scale, query_stride, table_stride, row_tiles, splits, first_part, parts,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HALF: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    scale, query_stride, table_stride, row_tiles, splits, first_part, parts, kv_heads, group,
+    HALF: tl.constexpr, BLOCK_TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     CAUSAL: tl.constexpr, PACKED: tl.constexpr, SCALED: tl.constexpr, DIRECT: tl.constexpr, PAGED: tl.constexpr,
 ):  # fmt: skip
     unit, tile = tl.program_id(0) // row_tiles, tl.program_id(0) % row_tiles
     kv_head, split = tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + unit)
     tokens = tl.load(starts + unit + 1) - start
-    if tile * ROWS >= tokens * GROUP:
+    if tile * ROWS >= tokens * group:
         return
     context = tl.load(contexts + unit)
     row = tile * ROWS + tl.arange(0, ROWS)
-    own = row // GROUP
+    own = row // group
     alive = own < tokens
-    line = (start + own).to(tl.int64) * (KV_HEADS * GROUP) + kv_head * GROUP + row % GROUP
+    line = (start + own).to(tl.int64) * (kv_heads * group) + kv_head * group + row % group
     limit = context + tl.zeros([ROWS], tl.int32)
     furthest = context
     if CAUSAL:
         limit = context - tokens + own + 1
-        furthest = tl.minimum(context, context - tokens + (tile * ROWS + ROWS - 1) // GROUP + 1)
+        furthest = tl.minimum(context, context - tokens + (tile * ROWS + ROWS - 1) // group + 1)
     span = tl.cdiv(tl.cdiv(furthest, splits), COLUMNS) * COLUMNS
     first = split * span
     last = tl.minimum(first + span, furthest)
 
     element = tl.arange(0, HALF)
-    head_at = (start + own).to(tl.int64) * query_stride + (kv_head * GROUP + row % GROUP) * (2 * HALF)
+    head_at = (start + own).to(tl.int64) * query_stride + (kv_head * group + row % group) * (2 * HALF)
     at = query + head_at[:, None] + element[None, :]
     query_low = tl.load(at, mask=alive[:, None], other=0.0)
     query_high = tl.load(at + HALF, mask=alive[:, None], other=0.0)
@@ -114,7 +114,7 @@ def _attend(
             slot = block.to(tl.int64) * BLOCK_TOKENS + column % BLOCK_TOKENS
         else:
             slot = unit.to(tl.int64) * table_stride * BLOCK_TOKENS + column
-        vector = slot * KV_HEADS + kv_head
+        vector = slot * kv_heads + kv_head
         score = _scores(query_low, query_high, keys, key_scales, vector, element, seen, HALF, PACKED, SCALED)
         visible = seen[None, :] & (column[None, :] < limit[:, None])
         score = tl.where(visible, score * scale, float("-inf"))
@@ -265,9 +265,9 @@ def _launch(
     _attend[grid](
         query, cache.keys, cache.values, cache.key_scales, cache.value_scales, units.tables, units.starts,
         units.contexts, out, log_sums, scale, query.stride(0), units.tables.shape[1], row_tiles, splits, first,
-        1 if parts is None else parts.outputs.shape[2],
-        KV_HEADS=cache.kv_heads, GROUP=group, HALF=cache.head_dim // 2, BLOCK_TOKENS=cache.block_tokens,
-        ROWS=rows, COLUMNS=KV_TILE, CAUSAL=causal, PACKED=cache.format.packed, SCALED=cache.format.scaled,
+        1 if parts is None else parts.outputs.shape[2], cache.kv_heads, group,
+        HALF=cache.head_dim // 2, BLOCK_TOKENS=cache.block_tokens, ROWS=rows, COLUMNS=KV_TILE,
+        CAUSAL=causal, PACKED=cache.format.packed, SCALED=cache.format.scaled,
         DIRECT=parts is None, PAGED=paged, num_warps=8 if rows >= _CHUNK_ROWS else 4,
         num_stages=2 if rows >= _GROUPED_ROWS else 3,
     )  # fmt: skip

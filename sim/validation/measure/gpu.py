@@ -50,9 +50,10 @@ class HostWatch:
 def captured(sets: Sequence[Run], watch: GpuWatch) -> tuple[Run, int]:
     """One CUDA graph that launches the sets in turn, again and again, so that the host's speed plays no part.
 
-    Compilation and library set-up happen before the capture. The graph is long enough to time.
+    Compilation and library set-up happen before the capture, for every set: the alignment of its operands may want code
+    of its own, which cannot be loaded during a capture. The graph is long enough to time.
     """
-    for one in sets[:2]:
+    for one in sets:
         one()
     torch.cuda.synchronize()
     start = watch.mark()
@@ -119,7 +120,7 @@ class Clocks:
             f"--query-gpu={fields}",
             "--format=csv,noheader,nounits",
             "--id=0",
-            f"-lms={_SAMPLE_MS}",
+            f"--loop-ms={_SAMPLE_MS}",
         ]
         try:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

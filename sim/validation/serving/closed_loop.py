@@ -29,11 +29,11 @@ _RANDOM_TOKEN_S = 11e-6
 """Of InferenceX's servers per prompt token, one request after the other: their prompts are random tokens turned into
 text, which takes longer to tokenise than text that people write. Fitted over vLLM 0.16, 0.18 and TensorRT-LLM rows
 (9 to 17 us by engine and version)."""
-_INFERENCEX_REQUEST_S = {"vllm-v1": 0.017, "vllm-0.9": 0.017, "sglang-0.5": 0.18, "tensorrt-llm-1.0": 0.069,
-                         "tensorrt-llm-0.17": 0.069}  # fmt: skip
+_INFERENCEX_REQUEST_S = {"vllm-v1": 0.017, "vllm-0.15": 0.017, "vllm-0.9": 0.017, "sglang-0.5": 0.18,
+                         "tensorrt-llm-1.0": 0.069, "tensorrt-llm-0.17": 0.069}  # fmt: skip
 """What its servers and client add to every TTFT, at any load and for all models of an engine alike; fitted. Why
 SGLang's is so long is not known: the same server elsewhere answers in 40 ms."""
-_GAP_REQUEST_S = {"vllm-v1": 0.02, "vllm-0.9": 0.02, "sglang-0.5": 0.03, "tensorrt-llm-1.0": 0.02}
+_GAP_REQUEST_S = {"vllm-v1": 0.02, "vllm-0.15": 0.02, "vllm-0.9": 0.02, "sglang-0.5": 0.03, "tensorrt-llm-1.0": 0.02}
 """The same of the gap analysis, whose servers stand behind Dynamo's front end; fitted."""
 _STAGGERED = ("sglang", (0, 5, 6))
 """From this engine and version on, the gap analysis's clients do not go round in step: TTFT is a third of what

@@ -21,6 +21,7 @@ TERMS = {
 """Metric of a table -> the shares that it follows from; those of `duration` are rates."""
 WEIGHTS = {"tpot": 1.0, "itl": 1.0, "duration": 1.0, "ttft": 0.3, "e2e": 0.5}
 """TTFT counts less: it varies by 5 to 10 % from run to run, TPOT by 1 to 2 %."""
+_DRAWN_LENGTHS = 0.4
 HOST_LIMITS = {
     "step_s": 8e-3,
     "sequence_s": 2e-4,
@@ -33,7 +34,7 @@ KERNEL_SPREAD = 0.12
 """How far the kernels of another version or library are believed to be from the measured ones, as a logarithm."""
 _TYPICAL = {"step_s": 5e-4, "sequence_s": 1e-5, "token_s": 3e-6, "request_s": 1e-2, "prompt_token_s": 8e-6}
 """What a host takes for all that is known before any run: orders of magnitude, for what the runs say nothing of."""
-HOST_SPREAD = 2.0
+HOST_SPREAD = 1.0
 """How far from these a host is believed to be, as a share."""
 OWN_SERVER = 3.0
 """How much farther one's own server may be from its preset than an engine's kernels from the measured ones."""
@@ -52,6 +53,7 @@ class Target(NamedTuple):
     term: str
     seconds: float
     shares: Floats
+    weight: float
     columns: tuple[str | None, ...]
     """The parameter by which each share scales; None where nothing does."""
     fixed: Floats
@@ -91,8 +93,16 @@ def _target(case: Case, predicted: Predicted, preset: EnginePreset, term: str, s
     fixed = np.array([host.get(name, 1.0) for name in NAMES])
     seconds = float(shares @ fixed) * (ratio if term == "duration" else 1.0 / ratio)
     return Target(
-        f"{case.table} {case.id}", case.labels["model"], term, seconds, shares, tuple(columns), fixed
+        f"{case.table} {case.id}", case.labels["model"], term, seconds, shares, WEIGHTS[term] * _certainty(case),
+        tuple(columns), fixed,
     )  # fmt: skip
+
+
+def _certainty(case: Case) -> float:
+    """Runs that send everything at once, with lengths of which only the means are stated, count less."""
+    traffic = case.traffic
+    drawn = traffic is not None and traffic.client == "at_once" and len(set(traffic.output_tokens.tolist())) > 1
+    return _DRAWN_LENGTHS if drawn else 1.0
 
 
 def _kernel_column(name: str, formats: Mapping[str, str]) -> str:
@@ -124,7 +134,7 @@ class Problem:
         """Logarithms of predicted over measured."""
         return np.log(np.maximum(self.predict(values), 1e-9) / self.seconds)
 
-    def solve(self, keep: Floats | None = None, spread: float = KERNEL_SPREAD, *, near_start: bool = False) -> Floats:
+    def solve(self, keep: Floats | None = None, *, near_start: bool = False, centre: Floats | float = 1.0) -> Floats:
         """The values that fit the targets best (those of a mask), with kernels near the measured ones.
 
         Host times stay near typical ones, or with `near_start` near where they start, as far as the targets allow.
@@ -138,18 +148,16 @@ class Problem:
 
         def residuals(values: Floats) -> Floats:
             data = weights * np.log(np.maximum(matrix @ values + constant, 1e-9) / seconds)
-            prior = np.log(np.where(host, 1.0, values * known)) * (_OUTLIER / spread)
+            prior = np.log(np.where(host, 1.0, values * known / centre)) * (_OUTLIER / spread)
             moved = (values - expected)[host] / expected[host]
-            return np.concatenate([data, prior, moved * (_OUTLIER / host_spread)])
+            return np.concatenate([_robust(data), prior, moved * (_OUTLIER / host_spread)])
 
         start = np.clip(self.start, low + 1e-9, high)
         typical = np.array([_TYPICAL.get(name.rpartition(".")[2], 1.0) for name in self.names])
         expected = np.maximum(start, 0.1 * typical) if near_start else typical
         known = np.ones_like(start) if near_start else self.known
         spread, host_spread = (one * (OWN_SERVER if near_start else 1.0) for one in (KERNEL_SPREAD, HOST_SPREAD))
-        found = least_squares(
-            residuals, start, bounds=(low, high), loss="soft_l1", f_scale=_OUTLIER, x_scale=(high - low) / 10
-        )
+        found = least_squares(residuals, start, bounds=(low, high), x_scale=(high - low) / 10)
         return np.asarray(found.x)
 
 
@@ -171,13 +179,18 @@ def problem(found: Sequence[Target], values: Mapping[str, float]) -> Problem:
             else:
                 constant[i] += share * fixed
     rows = np.array([counts[target.model, target.term] for target in found], float)
-    weights = np.array([WEIGHTS[target.term] for target in found]) * np.sqrt(np.minimum(rows, _EFFECTIVE) / rows)
+    weights = np.array([target.weight for target in found]) * np.sqrt(np.minimum(rows, _EFFECTIVE) / rows)
     kernel = np.array([_limit(name) is None for name in names], bool)
     given = np.array(list(values.values()), float)
     return Problem(
         names, matrix, constant, np.array([target.seconds for target in found]), weights,
         np.where(kernel, 1.0, given), np.where(kernel, given, 1.0),
     )  # fmt: skip
+
+
+def _robust(errors: Floats) -> Floats:
+    """Errors whose squares grow like their size beyond `_OUTLIER`: SciPy's `soft_l1`, for the data alone."""
+    return np.asarray(_OUTLIER * np.sqrt(2.0 * (np.sqrt(1.0 + (errors / _OUTLIER) ** 2) - 1.0)))
 
 
 def _limit(name: str) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from sim.presets import EnginePreset, load_preset
@@ -37,17 +38,20 @@ def fit(
     without: str | None = None,
     values: Values | None = None,
     few: bool = False,
+    kin: Mapping[str, float] | None = None,
 ) -> Values:
     """A preset's parameters fitted to runs that were simulated with it (`with_shares`), one model left out if named.
 
     `few`: too few runs to tell all parameters apart, so that host times stay near those given unless runs insist.
+    `kin`: kernel factors of other engines with the same kernels, to which these are drawn.
     """
     start = values or parameters_of(preset, (case for case, _ in pairs))
     found = [target for target in targets(pairs, preset) if target.model != without]
     if not found:
         return start
     system = problem(found, start)
-    solved = system.solve(near_start=few)
+    centre = np.array([(kin or {}).get(name, 1.0) for name in start])
+    solved = system.solve(near_start=few, centre=centre)
     return {name: float(value * known) for name, value, known in zip(start, solved, system.known, strict=True)}
 
 
@@ -88,16 +92,32 @@ class LeftOut:
 
 
 def leave_models_out(pairs: Sequence[tuple[Case, Predicted]]) -> list[LeftOut]:
-    """One fit per preset and model, from runs that were simulated `with_shares`."""
+    """One fit per preset and model, from runs that were simulated `with_shares`.
+
+    Each is drawn to the kernel factors of presets with the same kernels (`EnginePreset.stack`), so that a format which
+    only the left-out model has here may be known from there.
+    """
     folds: dict[tuple[str, str], list[int]] = {}
     for i, (case, _) in enumerate(pairs):
         if case.traffic is not None and "preset" in case.scenario.get("engine", {}):
             folds.setdefault((case.scenario["engine"]["preset"], case.labels["model"]), []).append(i)
+    runs = {name: [pair for pair in pairs if pair[0].scenario.get("engine", {}).get("preset") == name]
+            for name in {name for name, _ in folds}}  # fmt: skip
     found = []
     for (name, model), cases in folds.items():
-        preset = load_preset(name)
-        same = [pair for pair in pairs if pair[0].scenario.get("engine", {}).get("preset") == name]
-        found.append(LeftOut(name, model, fit(same, preset, without=model), tuple(cases)))
+        values = fit(runs[name], load_preset(name), without=model, kin=_kin(runs, name, model))
+        found.append(LeftOut(name, model, values, tuple(cases)))
+    return found
+
+
+def _kin(runs: Mapping[str, Sequence[tuple[Case, Predicted]]], name: str, model: str) -> Values:
+    """Kernel factors of the other presets with this one's kernels, each fitted without the model."""
+    preset, found = load_preset(name), Values()
+    for other in sorted(runs):
+        sister = load_preset(other)
+        if other != name and sister.stack == preset.stack:
+            values = fit(runs[other], sister, without=model)
+            found |= {key: value for key, value in values.items() if key in preset.kernel_factors}
     return found
 
 

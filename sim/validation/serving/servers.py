@@ -40,7 +40,7 @@ _SCHEMES: Mapping[str, str] = {
 }
 _NEWEST = {"vllm": "vllm-v1", "sglang": "sglang-0.5", "tensorrt-llm": "tensorrt-llm-1.0"}
 _OLDER = {
-    "vllm": (((0, 14), "vllm-0.9"),),  # asynchronous scheduling became the default
+    "vllm": (((0, 14), "vllm-0.9"), ((0, 16), "vllm-0.15")),  # with 0.14 asynchronous scheduling became the default
     "tensorrt-llm": (((1,), "tensorrt-llm-0.17"),),  # the PyTorch back end became the default
 }
 """First version that is newer, and the preset of what came before."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.cost.calibrated_kernels import CalibratedKernels, op_class
+from sim.cost.calibration import Calibration, Entry, Key
 from sim.cost.calibration_source import find_calibration
+from sim.cost.kernels.attention_decode import DecodeFormat, DecodeKernel
 from sim.cost.kernels.attention_decode import Heads as KernelHeads
 from sim.cost.kernels.attention_prefill import prefill_s
-from sim.cost.kernels.gemm import gemm_s
+from sim.cost.kernels.elementwise import ElementwiseKernel, ElementwiseParams
+from sim.cost.kernels.gemm import GemmKernel, GemmParams, gemm_s
 from sim.cost.roofline import DatasheetKernels, Experts, Heads, MatmulFormat, PrefillWork
 from sim.cost.schemes import gemm_scheme
 from sim.specs.hardware import load_gpu
@@ -51,6 +56,46 @@ def test_a_projection_is_priced_cold(kernels: CalibratedKernels) -> None:
     cost = kernels.gemm(16, 4096, 14336, BF16)
     assert cost.seconds == gemm_s(16, 14336, 4096, entry.kernel)  # type: ignore[arg-type]
     assert cost.bound == "memory" and cost.flops == 2.0 * 16 * 4096 * 14336
+
+
+def _with(kernels: CalibratedKernels, key: Key, entry: Entry) -> Calibration:
+    return Calibration(kernels.calibration.chip, {**kernels.calibration.entries, key: entry})
+
+
+def test_an_integer_cache_is_priced_by_its_own_kernel_where_it_was_measured(kernels: CalibratedKernels) -> None:
+    """A stack measured with a 4-bit cache pays what its kernel takes, unpacking included; others do not see it."""
+    narrow = HEADS._replace(kv_bytes_per_token=8 * 256 * 0.53, unpack_operations=1e6)
+    entry = kernels.calibration.find("attention_decode", "fp8")
+    assert entry is not None and isinstance(entry.kernel, DecodeKernel)
+    half = replace(entry, kernel=replace(entry.kernel, format=DecodeFormat(0.53)))
+    measured = _with(kernels, Key("attention_decode", "int4", "roofserve-kernels"), half)
+    work = (64, 64 * 4096, narrow)
+    own = CalibratedKernels(measured, kernels.rest, "roofserve-kernels").decode_attention(*work)
+    fp8 = kernels.decode_attention(64, 64 * 4096, HEADS._replace(kv_bytes_per_token=8 * 256 * 1.0))
+    assert 0.5 < own.seconds / fp8.seconds < 0.75
+    assert CalibratedKernels(measured, kernels.rest).decode_attention(*work) == kernels.decode_attention(*work)
+
+
+def test_a_stacks_own_pass_goes_before_what_stands_in(kernels: CalibratedKernels) -> None:
+    """A stack measured with its fused norm is priced by it; others do not see it."""
+    entry = kernels.calibration.find("elementwise", "static_fp8_quant")
+    assert entry is not None and isinstance(entry.kernel, ElementwiseKernel)
+    slow = replace(entry, kernel=replace(entry.kernel, params=ElementwiseParams(1e-3)))
+    measured = _with(kernels, Key("elementwise", "add_rms_norm", "roofserve-kernels"), slow)
+    assert CalibratedKernels(measured, kernels.rest, "roofserve-kernels").elementwise(1e6).seconds > 1e-3
+    assert CalibratedKernels(measured, kernels.rest).elementwise(1e6) == kernels.elementwise(1e6)
+
+
+def test_look_up_weights_are_priced_by_their_own_kernel_where_it_was_measured(kernels: CalibratedKernels) -> None:
+    """NF4 is not integer weights, where both were measured."""
+    entry = kernels.calibration.find("gemm", "w4a16")
+    assert entry is not None and isinstance(entry.kernel, GemmKernel)
+    slow = replace(entry, kernel=replace(entry.kernel, params=GemmParams(1e-3)))
+    calibration = _with(kernels, Key("gemm", "nf4", "roofserve-kernels"), slow)
+    nf4, int4 = (MatmulFormat("bf16", 0.52, 2.0, name) for name in ("nf4", "int4-awq"))
+    own = CalibratedKernels(calibration, kernels.rest, "roofserve-kernels")
+    assert own.gemm(16, 4096, 14336, nf4).seconds > 1e-3 > own.gemm(16, 4096, 14336, int4).seconds
+    assert kernels.gemm(16, 4096, 14336, nf4) == kernels.gemm(16, 4096, 14336, int4)
 
 
 def test_chunks_of_one_length_cost_what_the_chunks_cost(kernels: CalibratedKernels) -> None:

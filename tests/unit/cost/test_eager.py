@@ -60,7 +60,7 @@ def test_cutting_a_run_changes_nothing() -> None:
     st.integers(0, 300),
 )
 def test_no_step_is_shorter_than_the_floor(rows: list[tuple[int, int, int]], floor: int) -> None:
-    """Every step lasts as before, or as long as the floor."""
+    """Every step lasts as before, or as long as the floor, whether the steps of a piece grow longer or shorter."""
     pieces, done, total = [], 0, 0
     for first, slope, steps in rows:
         pieces.append((done, total, first, slope, steps))

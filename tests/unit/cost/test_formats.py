@@ -10,12 +10,13 @@ from sim.cost.calibrated_kernels import CalibratedKernels
 from sim.cost.calibration_source import find_calibration
 from sim.cost.formats import matmul_format
 from sim.cost.ops import ForwardPass
-from sim.cost.roofline import DatasheetKernels, Kernels
+from sim.cost.roofline import DatasheetKernels, Heads, Kernels
 from sim.format_checks import with_kernel
 from sim.specs.hardware import load_gpu
 from sim.specs.hf_config import load_model
-from sim.specs.layout import ONE_GPU
+from sim.specs.layout import ONE_GPU, Layout
 from sim.specs.number_formats import FORMATS
+from sim.specs.quantization import QuantScheme
 from sim.specs.quantization_keys import parse_quantization
 from sim.specs.weight_kernels import KERNELS
 
@@ -161,3 +162,22 @@ def test_experts_without_a_measured_format_take_the_sixteen_bit_kernel_with_thei
             price[value, rows] = sum(op.seconds for op in found.rows(rows) if op.name == "experts")
     assert price["fp8", 8] < price[None, 8]
     assert price["fp8", 8192] > price[None, 8192]
+
+
+def test_widening_a_cache_takes_time() -> None:
+    """The same bytes without widening them would be faster, in the datasheet's roofline and beside fitted constants."""
+    heads = Heads(32, 8, 128, 128, 8 * 256 * 0.53, 32 * 512.0, 32 * 512.0, "bf16", 0, 8 * 256 * 1.75)
+    gpu = load_gpu(A100)
+    for price in (DatasheetKernels(gpu), kernels(A100)):
+        free = price.decode_attention(32, 32 * 8000, heads._replace(unpack_operations=1e-9))
+        assert price.decode_attention(32, 32 * 8000, heads).seconds > 1.001 * free.seconds
+
+
+def test_tensor_parallelism_cuts_experts() -> None:
+    """Two GPUs hold half of every expert each, and multiply half as much."""
+    model, gpu = load_model("Qwen/Qwen3-30B-A3B"), load_gpu(A100)
+    passes = (
+        ForwardPass(model, QuantScheme.unquantised(model), gpu, DatasheetKernels(gpu), Layout(tp)) for tp in (1, 2)
+    )
+    one, two = (next(op.cost.flops for op in found.rows(256) if op.name == "experts") for found in passes)
+    assert one == 2 * two

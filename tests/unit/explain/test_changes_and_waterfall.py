@@ -160,6 +160,25 @@ def test_continuous_batching_is_worth_its_place() -> None:
     assert found["without"][0]["share_of_best"] == naive["requests_per_s"] / continuous["requests_per_s"]
 
 
+def test_what_cannot_be_without_another_goes_with_it() -> None:
+    """Static batches do not verify guesses: without continuous batching there is no speculative decoding either."""
+    techniques = [t for t in TECHNIQUES if t.name in ("continuous batching", "speculative decoding (EAGLE)")]
+    job = {"workload.arrival": {"kind": "all_at_once"}, "workload.num_requests": 10}
+    found = waterfall(case(**job), techniques=techniques, jobs=1)
+    assert [step.name for step in found.without] == [", ".join(t.name for t in techniques), techniques[1].name]
+    assert found.without[0].settings["engine.speculative"] is None
+
+
+def test_a_technique_may_lose() -> None:
+    """Past the batch size at which verifying stops being free, guessing costs: less is served with it than without."""
+    settings = {"workload.arrival": {"kind": "all_at_once"}, "workload.output_tokens": 200,
+                "engine.scheduler": "chunked", "engine.async_scheduling": False}  # fmt: skip
+    technique = Technique("guesses", {"engine.speculative": None}, {
+        "engine.speculative": {"method": "ngram", "num_speculative_tokens": 5, "acceptance": 0.1}})  # fmt: skip
+    before, after = waterfall(case(**settings), techniques=[technique], jobs=1).steps
+    assert after.served.requests_per_s < before.served.requests_per_s
+
+
 def test_techniques_that_do_not_apply_say_why() -> None:
     """No prefixes, no FP8 tensor cores, or settings that are refused: skipped, with the reason."""
     techniques = [

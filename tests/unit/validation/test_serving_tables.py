@@ -196,7 +196,8 @@ def test_gpus_are_known_by_many_names(label: str, name: str) -> None:
 def test_engines_and_versions_choose_the_preset() -> None:
     """Asynchronous scheduling from vLLM 0.14; the C++ runtime before TensorRT-LLM 1.0; no version means the newest."""
     cases = {("vLLM", "0.11.0"): "vllm-0.9", ("vllm", "0.16.0"): "vllm-v1", ("vLLM", ""): "vllm-v1",
-             ("SGLang", "0.5.3"): "sglang-0.5", ("TensorRT-LLM (Triton backend)", "0.14.0"): "tensorrt-llm-0.17",
+             ("vLLM", "0.15.1"): "vllm-0.15", ("SGLang", "0.5.3"): "sglang-0.5",
+             ("TensorRT-LLM (Triton backend)", "0.14.0"): "tensorrt-llm-0.17",
              ("trtllm", "1.0.0rc3"): "tensorrt-llm-1.0", ("trtllm", "gpt-oss-dev"): "tensorrt-llm-1.0"}  # fmt: skip
     assert {given: engine_keys(*given)["preset"] for given in cases} == cases
 
