@@ -18,11 +18,19 @@ GPUS = "h200-sxm,h100-sxm,a100-sxm-80gb,l40s"
 PLANS = {
     "chat": (
         "plan-chat-70b",
-        ["--hardware", GPUS, "--search", "tp,quantization"],
+        ["--hardware", GPUS, "--search", "tp=[2, 4, 8],quantization=[fp8],max_num_batched_tokens=[1024]"],
         "50 requests/s of chat on Llama-3.1-70B",
     ),
-    "rag": ("plan-rag-8b", ["--hardware", GPUS, "--search", "tp,kv_cache_dtype"], "Long documents on Llama-3.1-8B"),
-    "batch": ("plan-batch-mixtral", ["--hardware", GPUS, "--search", "tp,quantization"], "An offline batch on Mixtral"),
+    "rag": (
+        "plan-rag-8b",
+        ["--hardware", GPUS, "--search", "tp=[1, 2],kv_cache_dtype"],
+        "Long documents on Llama-3.1-8B",
+    ),
+    "batch": (
+        "plan-batch-mixtral",
+        ["--hardware", GPUS, "--search", "tp=[1, 2, 4],quantization=[fp8]"],
+        "An offline batch on Mixtral",
+    ),
 }
 FIGURES = ("latency_rate", "pareto", "cost", "limits", "kv_memory")
 COLUMNS = {
@@ -31,6 +39,7 @@ COLUMNS = {
     "USD per M output": "usd_per_million_output_tokens",
     "J per output token, at most": "joules_per_output_token_at_most",
     "Holds up to (req/s)": "highest_rate", "TTFT p99 (ms)": "p99_ttft_ms", "TPOT p99 (ms)": "p99_tpot_ms",
+    "E2E p99 (s)": "e2e_objective_s",
     "Confidence": "confidence", "Trust": "trust",
 }  # fmt: skip
 
@@ -54,8 +63,10 @@ def page(key: str, title: str, command: str, told: dict[str, Any], directory: Pa
              told["answer"], ""]  # fmt: skip
     lines += ["The page with sortable tables is [plan.html](plan.html); the tables as data: [fleets](plan.csv), "
               f"[all {told['candidates']} configurations](candidates.csv).", ""]  # fmt: skip
-    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {' | '.join(cell(row, name) for name in COLUMNS.values())} |" for row in told["fleets"]]
+    fleets = told["fleets"]
+    columns = {head: name for head, name in COLUMNS.items() if any(row.get(name) is not None for row in fleets)}
+    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(cell(row, name) for name in columns.values())} |" for row in fleets]
     lines += ["", "Ranges are 90 % intervals over traffic and calibration errors; of USD/h, the cheap and the dear end "
               "of the market.", ""]  # fmt: skip
     for name in FIGURES:
@@ -69,7 +80,7 @@ def page(key: str, title: str, command: str, told: dict[str, Any], directory: Pa
 
 def cell(row: dict[str, Any], name: str) -> str:
     """A value with its interval."""
-    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    value, low, high = row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None or isinstance(value, str):
         return value or "-"
     if name == "confidence":

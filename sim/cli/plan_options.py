@@ -19,7 +19,7 @@ from sim.planner.options import Search
 from sim.planner.plan import Plan, Request, fleet_capacity, make_plan
 from sim.planner.trial import Base
 from sim.planner.vllm_serve import command_line
-from sim.report.plan_rows import PLAN_COLUMNS, Column, cells, plan_rows
+from sim.report.plan_rows import PLAN_COLUMNS, Column, cells, plan_rows, told
 from sim.report.plan_words import answer, capacity_answer, nearest_option
 from sim.scenario import parse_setting
 from sim.slo import parse_objectives
@@ -129,13 +129,13 @@ def show(plan: Plan, directory: Path, options: Mapping[str, Any], *, inverse: bo
         page = write_plan(plan, directory, command=_typed(), inverse=inverse, figures=not options["no_report"])
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror})", file=directory) from error
-    told = capacity_answer(plan) if inverse else answer(plan)
+    sentence = capacity_answer(plan) if inverse else answer(plan)
     if options["form"] == "json":
         click.echo(plan_json(plan, inverse=inverse), nl=False)
     else:
-        _print(plan, told, page)
+        _print(plan, sentence, page)
     if not plan.studies:
-        raise GateFailed(told)
+        raise GateFailed(sentence)
 
 
 def _typed() -> str:
@@ -148,12 +148,12 @@ def _typed() -> str:
     return shlex.join(["roofserve", *words])
 
 
-def _print(plan: Plan, told: str, page: Path) -> None:
+def _print(plan: Plan, sentence: str, page: Path) -> None:
     console = Console(highlight=False)
     rows = plan_rows(plan)
     if rows:
-        console.print(Text(told, style="bold"))
-        console.print(_table(PLAN_COLUMNS, rows))
+        console.print(Text(sentence, style="bold"))
+        console.print(_table(told(PLAN_COLUMNS, rows), rows))
     if plan.winner is not None:
         console.print(Text("One replica of it:"))
         console.print(Text(command_line(list(plan.winner.anatomy.command))), soft_wrap=True)

@@ -39,10 +39,15 @@ class LeastWork:
     """How long after the last arrival the fleet may still be busy; infinite where no objective says so."""
 
     def replicas(self, requests: float, span_s: float) -> int:
-        """Fewest replicas that can serve so many requests, of which the last arrives after `span_s`."""
-        if not math.isfinite(self.slack_s):
+        """Fewest replicas that can serve so many requests, of which the last arrives after `span_s`.
+
+        Where no objective bounds the time after that, twice the span does: who needs longer has a queue that grows
+        for as long as requests arrive. A batch without objectives on time can take for ever.
+        """
+        slack_s = self.slack_s if math.isfinite(self.slack_s) else span_s
+        if span_s + slack_s <= 0:
             return 1
-        return max(1, math.ceil(requests * self.per_request_s / (span_s + self.slack_s)))
+        return max(1, math.ceil(requests * self.per_request_s / (span_s + slack_s)))
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,14 @@ def least_work(setup: Setup) -> LeastWork:
     steps = _decode_steps(setup, sizes, answer, context)
     row_s = _row_s(setup)
     decode = _step_s(setup, 1, 1) * steps
-    attention = answer * _decode_attention_s(setup, context)
+    # Beginnings and prompts that several sequences share may be read once for all of them.
+    alone = not setup.shares_prefixes and setup.spec.sequences == 1
+    attention = answer * _decode_attention_s(setup, context) / _tokens_per_step(setup) if alone else 0.0
     rows = (prompt + answer) * row_s + attention
     per_request = _SAFETY * sizes.served_share * max(decode, rows)
     median = round(float(np.median(sizes.prompts)))
     ttft = 0.0 if setup.shares_prefixes else median * row_s
-    alone_s = _SAFETY * _step_s(setup, 1, 1)
+    alone_s = _SAFETY * _step_s(setup, 1, 1) / _tokens_per_step(setup)
     return LeastWork(per_request, alone_s, _SAFETY * ttft, _slack_s(setup.scenario.slo, alone_s, sizes))
 
 
@@ -117,10 +124,16 @@ def _decode_steps(setup: Setup, sizes: Sizes, answer: float, context: float) -> 
     limit = per_request_limits_ms({k: v for k, v in setup.scenario.slo.items() if _in_the_tail(k)}).get("tpot")
     if limit is not None:
         # With nearly all requests at or below the limit, so is the mean step that a token sees (a per cent is not).
-        fitting = [b for b in _BATCHES if _step_s(setup, b, 1) <= 1.05 * limit / 1e3]
+        fitting = [b for b in _BATCHES if _step_s(setup, b, 1) <= 1.05 * _tokens_per_step(setup) * limit / 1e3]
         most = 2 * max(fitting) if fitting else 1.0
         seats = min(seats, most) if not fitting or max(fitting) < _BATCHES[-1] else seats
-    return answer / max(seats, 1.0)
+    return answer / max(seats, 1.0) / _tokens_per_step(setup)
+
+
+def _tokens_per_step(setup: Setup) -> int:
+    """Most tokens that a sequence gets from one step: with speculative decoding all guesses and one more."""
+    guesses = setup.engine.speculative
+    return 1 if guesses is None else int(guesses["num_speculative_tokens"]) + 1
 
 
 def _step_s(setup: Setup, sequences: int, context: int) -> float:

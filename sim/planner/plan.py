@@ -247,5 +247,6 @@ def _answered(
     request: Request, loaded: LoadedScenario, traffic: Traffic, found: Found, studies: Mapping[str, Study]
 ) -> Plan:
     tariff = loaded.scenario.cost
-    costs = {key: costs_of(one, tariff, traffic.rate) for key, one in studies.items()}
+    rate = None if traffic.per_session else traffic.rate
+    costs = {key: costs_of(one, tariff, rate) for key, one in studies.items()}
     return Plan(request, loaded, traffic, found, studies, costs)

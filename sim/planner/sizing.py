@@ -10,7 +10,7 @@ from typing import Any
 from sim.errors import ConfigError
 from sim.planner.bounds import LeastWork, least_work
 from sim.planner.traffic import Traffic
-from sim.planner.trial import Base, Bench, Outcome
+from sim.planner.trial import Base, Bench, Outcome, bench_of
 
 _GROWTH = 1.5
 GRID_STEP = 1.02
@@ -68,7 +68,7 @@ def survey(task: tuple[Question, Mapping[str, Any]]) -> Survey:
     question, overrides = task
     traffic = question.traffic
     try:
-        setup = Bench(question.base, overrides).build(traffic.at(question.rate))
+        setup = bench_of(question.base, overrides).build(traffic.at(question.rate))
         work = least_work(setup)
     except ConfigError as error:
         return Survey(problem=error.problem)
@@ -94,7 +94,10 @@ class _Fleet:
         factors: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         self._question, self._known = question, known
-        self._bench = Bench(question.base, overrides, factors)
+        self._bench = (
+            bench_of(question.base, overrides) if factors is None else Bench(question.base, overrides, factors)
+        )
+        self._before = self._bench.simulations
         self._traffic = question.traffic.at(question.rate)
         self._outcomes: dict[int, tuple[Outcome, ...]] = {}
 
@@ -139,7 +142,9 @@ class _Fleet:
                 held = middle
             else:
                 failed = middle
-        return Sizing(held, self._outcomes[held], simulations=self._bench.simulations, tried=self._tried())
+        return Sizing(
+            held, self._outcomes[held], simulations=self._bench.simulations - self._before, tried=self._tried()
+        )
 
     def _idle(self) -> Outcome | None:
         """One replica with hardly anything to do: what no fleet can improve on. None where traffic has no rate."""
@@ -151,7 +156,7 @@ class _Fleet:
                                seed=question.seeds[0])  # fmt: skip
 
     def _none(self, reason: str, *, beaten: bool, outcomes: tuple[Outcome, ...] = ()) -> Sizing:
-        return Sizing(None, outcomes, reason, beaten, self._bench.simulations, self._tried())
+        return Sizing(None, outcomes, reason, beaten, self._bench.simulations - self._before, self._tried())
 
     def _tried(self) -> dict[int, bool]:
         return {n: all(outcome.holds for outcome in found) for n, found in sorted(self._outcomes.items())}
@@ -183,13 +188,12 @@ def highest_rate(
     """
     if question.rate is None or known.work is None:
         return None
-    bench = Bench(question.base, overrides, factors)
+    bench = bench_of(question.base, overrides) if factors is None else Bench(question.base, overrides, factors)
     traffic, work = question.traffic, known.work
 
     def holds(k: int) -> bool:
         rate = GRID_STEP**k
-        span_s = traffic.span_s(rate)
-        if factors is None and work.replicas(rate * span_s, span_s) > replicas:
+        if factors is None and work.replicas(traffic.requests(rate), traffic.span_s(rate)) > replicas:
             return False
         return all_hold(bench, traffic.at(rate), replicas, rate, question.seeds)
 

@@ -18,7 +18,7 @@ from sim.cost.uncertainty import draw_factors
 from sim.planner.executors import Executor, WorkersDied
 from sim.planner.search import Candidate
 from sim.planner.sizing import Question, Survey, highest_rate, nearby
-from sim.planner.trial import Bench, Outcome
+from sim.planner.trial import Bench, Outcome, bench_of
 from sim.planner.vllm_serve import vllm_serve
 from sim.results import RunResult
 from sim.rng import stream
@@ -224,13 +224,13 @@ def call(part: Part) -> Any:
 
 def observe(question: Question, option: Mapping[str, Any], replicas: int, rate: float | None, seed: int) -> Outcome:
     """One fleet at one rate."""
-    return Bench(question.base, option).run(question.traffic.at(rate), replicas=replicas, rate=rate, seed=seed)
+    return bench_of(question.base, option).run(question.traffic.at(rate), replicas=replicas, rate=rate, seed=seed)
 
 
 def drawn(question: Question, candidate: Candidate, wish: Wish, capacity: float | None, i: int) -> Draw:
     """Repetition `i`: its own traffic, and one factor per operator class from the errors of the calibration."""
     (option, known), replicas, seed = _known(candidate), _held(candidate), question.seeds[0]
-    setup = Bench(question.base, option).build(question.traffic.at(question.rate))
+    setup = bench_of(question.base, option).build(question.traffic.at(question.rate))
     factors = draw_factors(class_errors(setup.kernels, setup.timer.forward), stream(seed, "uncertainty", i))
     question = replace(question, seeds=(seed + i,))
     held = None
@@ -250,7 +250,7 @@ def drawn(question: Question, candidate: Candidate, wish: Wish, capacity: float 
 def anatomy(question: Question, option: Mapping[str, Any], replicas: int, rate: float | None) -> Anatomy:
     """What the time and memory of a replica go into, from one simulation at the planned load."""
     traffic = {**question.traffic.at(rate), "replicas.count": replicas, "seed": question.seeds[0]}
-    setup = Bench(question.base, option).build(traffic)
+    setup = bench_of(question.base, option).build(traffic)
     result = run_setup(setup)
     bounds, communication = _shares(setup, result)
     answer_s, prompt_s = _token_seconds(setup, result)

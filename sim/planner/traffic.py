@@ -12,8 +12,7 @@ import numpy as np
 from sim.errors import ConfigError
 from sim.scenario import LoadedScenario
 from sim.units import PS_PER_S
-from sim.workloads.arrivals import AllAtOnce, ClosedLoop, Renewal, Stages
-from sim.workloads.arrivals import Constant as Metronome
+from sim.workloads.arrivals import Constant, Renewal, Stages
 from sim.workloads.builder import build_workload, find_trace
 from sim.workloads.spec import WorkloadSpec
 from sim.workloads.traces import read_trace
@@ -45,6 +44,12 @@ class Traffic:
     """The recorded mean rate of the stretch that is replayed; None for traffic from laws."""
     horizon_s: float = 120.0
     day: Day | None = None
+    per_session: bool = False
+    """Whether the rate counts new sessions, each of several requests."""
+    lengths_of_trace: bool = False
+    """Whether a trace gives the lengths and a law the arrivals."""
+    rows: int | None = None
+    """How many requests a trace has in its stretch."""
     notes: tuple[str, ...] = field(default=())
 
     def at(self, rate: float | None) -> dict[str, Any]:
@@ -55,18 +60,23 @@ class Traffic:
         """
         if rate is None or self.rate is None:
             return dict(self.overrides)
-        requests = max(LEAST_REQUESTS, math.ceil(rate * self.horizon_s))
-        if self.trace_rate is not None:
-            pace: dict[str, Any] = {"workload.time_scale": self.trace_rate / rate, "workload.max_requests": requests}
+        requests = self.requests(rate)
+        if self.lengths_of_trace:
+            pace: dict[str, Any] = {"workload.arrival.rate": rate, "workload.max_requests": requests}
+        elif self.trace_rate is not None:
+            pace = {"workload.time_scale": self.trace_rate / rate, "workload.max_requests": requests}
         else:
             pace = {"workload.arrival.rate": rate, "workload.num_requests": requests, "workload.duration_s": None}
         return {**self.overrides, **pace}
 
+    def requests(self, rate: float) -> int:
+        """Requests of a simulation at this rate."""
+        wanted = max(LEAST_REQUESTS, math.ceil(rate * self.horizon_s))
+        return wanted if self.rows is None else min(wanted, self.rows)
+
     def span_s(self, rate: float | None) -> float:
         """Seconds from the first to the last arrival of such a simulation, about."""
-        if rate is None or self.rate is None:
-            return 0.0
-        return max(LEAST_REQUESTS / rate, self.horizon_s)
+        return 0.0 if rate is None or self.rate is None else self.requests(rate) / rate
 
 
 def traffic_of(loaded: LoadedScenario, *, rate: float | None, horizon_s: float) -> Traffic:
@@ -80,14 +90,17 @@ def traffic_of(loaded: LoadedScenario, *, rate: float | None, horizon_s: float) 
     arrival = spec.arrival
     if isinstance(arrival, Stages):
         return _staged(arrival, rate, horizon_s)
-    if isinstance(arrival, (Renewal, Metronome)) and spec.trace is None:
-        return Traffic(arrival.rate if rate is None else rate, {}, horizon_s=horizon_s)
+    if isinstance(arrival, (Renewal, Constant)):
+        several = spec.sessions is not None
+        notes = ("the rate is that of new sessions, each of several requests",) if several else ()
+        return Traffic(
+            arrival.rate if rate is None else rate, {}, horizon_s=horizon_s, per_session=several, notes=notes,
+            lengths_of_trace=spec.trace is not None,
+        )  # fmt: skip
     if rate is not None:
         kind = "trace" if arrival is None else arrival.kind
         raise ConfigError(f"means nothing for this traffic ({kind}): clients or the batch set the pace", key="--rate",
                           value=rate)  # fmt: skip
-    if isinstance(arrival, (AllAtOnce, ClosedLoop)) or arrival is None:
-        return Traffic(None, {}, horizon_s=horizon_s)
     return Traffic(None, {}, horizon_s=horizon_s)
 
 
@@ -138,4 +151,4 @@ def _recorded(loaded: LoadedScenario, spec: WorkloadSpec, rate: float | None, ho
     note = f"planned for the busiest {stretch_s:,.0f} s of the trace, from {times_s[first]:,.0f} s on: " \
            f"{peak_rate:.3g} requests/s against {len(times_s) / span_s:.3g} on average"  # fmt: skip
     return Traffic(wanted, {"workload": stretch}, trace_rate=peak_rate * spec.time_scale, horizon_s=stretch_s, day=day,
-                   notes=(note,))  # fmt: skip
+                   rows=int(counts[first]), notes=(note,))  # fmt: skip

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.build import build
-from sim.cost.step_timer import StepPricer
 from sim.documents import canonical_json
 from sim.metrics import summarise
 from sim.regime import Regime
@@ -15,6 +14,8 @@ from sim.request import Reason
 from sim.run import run_setup
 from sim.scenario import LoadedScenario, load_scenario
 from sim.setup import Setup
+from sim.workloads.builder import build_workload
+from sim.written_workload import written_workload
 
 _FAILED_SHARE = 0.01
 _TOO_LONG = Reason.TOO_LONG.name.lower()
@@ -73,22 +74,30 @@ def _ms(value: float | None) -> str:
 
 
 class Bench:
-    """Simulates one option under changing load; the price tables of its steps are worked out once."""
+    """Simulates one option under changing traffic; what does not depend on the traffic is worked out once."""
 
     def __init__(self, base: Base, overrides: Mapping[str, Any], factors: Mapping[str, float] | None = None) -> None:
         self._base, self._overrides, self._factors = base, overrides, factors
-        self._timers: dict[str, StepPricer] = {}
+        self._built: Setup | None = None
         self.simulations = 0
 
-    def build(self, more: Mapping[str, Any]) -> Setup:
-        """The option with these overrides on top. Raises ConfigError where it cannot be built."""
-        loaded = self._base.load({**self._overrides, **more})
-        setup = build(loaded, self._factors)
-        if setup.decode is not None:
-            return setup
-        # A timer depends on GPU, model and engine; nothing of them changes here but what `more` names.
-        key = canonical_json({k: v for k, v in more.items() if k.startswith(("engine", "hardware", "model"))})
-        return replace(setup, timer=self._timers.setdefault(key, setup.timer))
+    def build(self, traffic: Mapping[str, Any]) -> Setup:
+        """The option under some traffic (keys of `workload`, `replicas`, `seed`). Raises ConfigError where it cannot.
+
+        GPU, engine and memory, and the price tables of steps that have been simulated, are kept from the first time.
+        """
+        loaded = self._base.load({**self._overrides, **traffic})
+        built = self._built
+        if built is None:
+            self._built = built = build(loaded, self._factors)
+            return built
+        written = written_workload(loaded)
+        with written.blamed():
+            workload = build_workload(
+                written.spec, seed=loaded.scenario.seed, max_model_len=built.engine.max_model_len,
+                beside=written.document.path,
+            )  # fmt: skip
+        return replace(built, scenario=loaded.scenario, written=written, workload=workload)
 
     def run(self, traffic: Mapping[str, Any], *, replicas: int, rate: float | None, seed: int) -> Outcome:
         """Simulate `replicas` copies under the traffic."""
@@ -98,3 +107,17 @@ class Bench:
         self.simulations += 1
         facts = result.facts
         return Outcome(replicas, rate, seed, summarise(result), str(facts["trust"]), tuple(facts["notes"]))
+
+
+_KEPT: dict[str, Bench] = {}
+_MOST_KEPT = 4
+
+
+def bench_of(base: Base, overrides: Mapping[str, Any]) -> Bench:
+    """The option's bench in this process: tasks of one option that land in one process share its price tables."""
+    key = canonical_json([base.source, base.overrides, overrides])
+    if key not in _KEPT:
+        if len(_KEPT) == _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = Bench(base, overrides)
+    return _KEPT[key]

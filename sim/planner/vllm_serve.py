@@ -50,6 +50,8 @@ def vllm_serve(setup: Setup) -> tuple[list[str], list[str]]:
     if engine.async_scheduling:
         words.append("--async-scheduling")
     formats, notes = _formats(setup)
+    if engine.speculative is not None:
+        notes.append("speculative decoding is not in the command: add --speculative-config with your draft model")
     return words + formats, notes + _not_vllm(setup)
 
 
@@ -65,9 +67,12 @@ def command_line(words: list[str]) -> str:
 
 
 def _formats(setup: Setup) -> tuple[list[str], list[str]]:
-    """Number formats: fp8 is made when the model is loaded, other schemes need a checkpoint that has them."""
+    """Number formats: fp8 is made when the model is loaded, other schemes need a checkpoint that has them.
+
+    What the scenario does not ask for is the checkpoint's own, which needs no flag.
+    """
     scheme, words, notes = setup.scheme, [], []
-    if scheme.weights != scheme.base:
+    if scheme.weights != scheme.base and setup.scenario.engine.quantization is not None:
         if scheme.weights.name == "fp8":
             words += ["--quantization", "fp8"]
         else:

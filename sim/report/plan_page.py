@@ -26,6 +26,7 @@ from sim.report.plan_rows import (
     day_rows,
     equal_rows,
     plan_rows,
+    told,
 )
 from sim.report.plan_words import answer, assumptions, capacity_answer, nearest_option, objectives, traffic
 from sim.report.style import house_style, png_bytes, settle, svg_text
@@ -120,6 +121,7 @@ def render_plan(
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, Any]:
+    columns = told(columns, rows)
     return {
         "heads": [{"title": column.title, "number": bool(column.sort)} for column in columns],
         "rows": cells(columns, rows),

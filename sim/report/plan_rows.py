@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,9 @@ def _row(plan: Plan, key: str, one: Study) -> Row:
     for name in ("p99_ttft_ms", "p99_tpot_ms", "mean_ttft_ms", "mean_tpot_ms", "p99_e2el_ms"):
         row[name] = told[name]
         row |= _ends(name, one.interval(name))
+    if any(key.startswith("e2e") for key in plan.slo):
+        ends = {f"e2e_objective_s{end}": row[f"p99_e2el_ms{end}"] for end in ("", "_low", "_high")}
+        row |= {key: None if value is None else value / 1e3 for key, value in ends.items()}
     row |= {
         "kv_peak_share": max(o.summary["kv"]["peak_used_share"] for o in one.observed),
         "kv_tokens_per_replica": anatomy.num_kv_tokens, "weight_bytes_per_gpu": anatomy.memory["weight_bytes"],
@@ -152,7 +155,7 @@ def day_rows(plan: Plan) -> list[Row]:
 
 def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
     """A number with its interval: `312 (290 to 355)`."""
-    value, low, high = row[name], row.get(f"{name}_low"), row.get(f"{name}_high")
+    value, low, high = row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None:
         return NOTHING
     if low is None or low == high == value:
@@ -186,6 +189,7 @@ PLAN_COLUMNS = (
     Column("Holds up to (req/s)", lambda r: interval_text(r, "highest_rate", lambda v: f"{v:.3g}"), "highest_rate"),
     Column("TTFT p99 (ms)", lambda r: interval_text(r, "p99_ttft_ms", milliseconds_short), "p99_ttft_ms"),
     Column("TPOT p99 (ms)", lambda r: interval_text(r, "p99_tpot_ms", milliseconds_short), "p99_tpot_ms"),
+    Column("E2E p99 (s)", lambda r: interval_text(r, "e2e_objective_s", lambda v: f"{v:,.3g}"), "e2e_objective_s"),
     Column("Confidence", lambda r: NOTHING if r["confidence"] is None else f"{r['confidence']:.0%}", "confidence"),
     Column("Trust", lambda r: r["trust"]),
 )
@@ -248,6 +252,11 @@ def _priced(row: Row, key: str) -> str:
         return NOTHING
     low, high = (value * row[f"usd_per_hour_{end}"] / mid for end in ("low", "high"))
     return f"{usd(value)} ({usd(low)} to {usd(high)})" if high > low else usd(value)
+
+
+def told(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """The columns that say anything about these rows."""
+    return tuple(column for column in columns if any(column.show(row) != NOTHING for row in rows))
 
 
 def cells(columns: Iterable[Column], rows: Iterable[Row]) -> list[list[tuple[str, Any]]]:

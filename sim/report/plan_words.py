@@ -24,7 +24,9 @@ def objectives(slo: Mapping[str, float]) -> str:
 
 def traffic(plan: Plan) -> str:
     """What is to be served."""
-    return "this traffic" if plan.rate is None else f"{plan.rate:.4g} requests/s"
+    if plan.rate is not None:
+        return f"{plan.rate:.4g} {'sessions' if plan.traffic.per_session else 'requests'}/s"
+    return f"{plan.winner.observed[0].summary['num_prompts']:,} requests" if plan.winner else "this traffic"
 
 
 def answer(plan: Plan) -> str:

@@ -34,6 +34,12 @@ LLAMA, MIXTRAL, SLIDING = "meta-llama/Llama-3.1-8B", "mistralai/Mixtral-8x7B-v0.
         (LLAMA, "h200-sxm", CHAT, {"scheduler": "continuous", "max_model_len": 16384, "pipeline_parallel_size": 2}),
         (LLAMA, "h100-sxm", {**CHAT, "shared_prefix": {"tokens": 2048}}, {}),
         (SLIDING, "l40s", PROMPTS, {}),
+        (
+            LLAMA,
+            "h100-sxm",
+            ANSWERS,
+            {"speculative": {"method": "ngram", "num_speculative_tokens": 4, "acceptance": 0.9}},
+        ),
         (MIXTRAL, "h100-sxm", CHAT, {"tensor_parallel_size": 2, "enable_expert_parallel": True}),
         (MIXTRAL, "h200-sxm", ANSWERS, {"tensor_parallel_size": 2, "data_parallel_size": 2}),
     ],

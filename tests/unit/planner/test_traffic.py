@@ -74,6 +74,8 @@ def test_a_trace_is_planned_at_its_busiest(base: Bases, trace: Path) -> None:
     assert "busiest" in traffic.notes[0]
     own = np.array(arrivals_s(here, traffic, traffic.rate))
     assert len(own) / np.ptp(own) == pytest.approx(traffic.rate, rel=0.05)
+    assert traffic.rows == pytest.approx(len(own), abs=2)
+    assert traffic.span_s(2 * traffic.rate) == pytest.approx(traffic.span_s(traffic.rate) / 2, rel=0.02)
     faster = np.array(arrivals_s(here, traffic, 2 * traffic.rate))
     assert len(faster) / np.ptp(faster) == pytest.approx(2 * traffic.rate, rel=0.05)
 
@@ -85,3 +87,12 @@ def test_traffic_without_a_rate(base: Bases, arrival: dict[str, Any]) -> None:
     assert traffic_of(loaded, rate=None, horizon_s=10.0).rate is None
     with pytest.raises(ConfigError, match="set the pace"):
         traffic_of(loaded, rate=5.0, horizon_s=10.0)
+
+
+def test_lengths_of_a_trace_under_a_law(base: Bases, trace: Path) -> None:
+    """A trace's lengths may arrive by a law at any rate; sessions say that their rate is one of sessions."""
+    here = base(workload={"trace": str(trace), "arrival": {"kind": "poisson", "rate": 3}})
+    traffic = traffic_of(here.load({}), rate=None, horizon_s=400.0)
+    assert traffic.rate == 3 and len(arrivals_s(here, traffic, 6.0)) == 2400
+    sessions = base(workload="multi-turn")
+    assert "sessions" in traffic_of(sessions.load({}), rate=None, horizon_s=10.0).notes[0]
