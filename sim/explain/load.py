@@ -82,13 +82,14 @@ class Case:
         return {**summarise(result), "offered_requests_per_s": result.facts["workload"].get("mean_rate") or seen}
 
     def under(self, factor: float) -> Case:
-        """The same under `factor` times the traffic, and for as long: more traffic is also more requests.
+        """The same under `factor` times the traffic. Raises ConfigError where it cannot be scaled.
 
-        Raises ConfigError where it cannot be scaled.
+        Single requests are the same ones at another pace, so that probes differ in nothing else. Where requests follow
+        from others, more traffic is also more requests, for as long: at another pace alone all would begin at once.
         """
         settings = {**self._shortened.settings, **_scaled(self.setup.spec, factor)}
         key, requests = _length(self._shortened.setup.spec)
-        if key is not None and requests is not None:
+        if key is not None and requests is not None and _follows(self.setup.spec):
             settings[key] = max(requests, min(round(requests * factor), _MOST_REQUESTS))
         return Case(self.source, settings, None, self.setup)
 
@@ -114,6 +115,11 @@ class Case:
     def gpus(self) -> int:
         """Of all replicas."""
         return sum(pool.scenario.replicas.count * pool.engine.layout.gpus for pool in self.setup.pools)
+
+
+def _follows(spec: WorkloadSpec) -> bool:
+    """Whether requests are sent because others have ended."""
+    return spec.sessions is not None or spec.application is not None or isinstance(spec.arrival, ClosedLoop)
 
 
 def _length(spec: WorkloadSpec) -> tuple[str | None, int | None]:

@@ -86,10 +86,15 @@ def test_what_is_offered_is_the_rate_of_the_workload() -> None:
 
 
 def test_a_probe_runs_as_the_scenario_would() -> None:
-    """Servers are not built again; the summary is that of a scenario with half as much again, for as long."""
-    said = {"workload.arrival.rate": 37.5, "workload.num_requests": 300}
-    assert case().under(1.5).run() == case(**said).run()
-    assert case().under(0.5).run()["num_prompts"] == 200
+    """Under other traffic servers are not built again, and the summary is that of a scenario that says so."""
+    assert case().under(1.5).run() == case(**{"workload.arrival.rate": 37.5}).run()
+
+
+def test_more_conversations_are_more_requests() -> None:
+    """Twice as many conversations per second go on for as long; fewer are not cut short."""
+    talk = case(**{"workload.sessions": {"turns": 3, "think_time_s": 1}, "workload.arrival.rate": 2})
+    assert talk.under(2.0).setup.spec.num_requests == 400
+    assert talk.under(0.5).setup.spec.num_requests == 200
 
 
 def test_an_offline_job_is_measured_by_its_throughput() -> None:
