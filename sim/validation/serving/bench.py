@@ -57,7 +57,7 @@ _APPROXIMATE = {
     r"quantization|kv-cache-dtype": "quantisation options of the command are not read",
 }
 _NOT_MODELLED = {
-    r"speculative": "speculative decoding is not simulated",
+    r"speculative": "speculative decoding, with an acceptance that is not stated",
     r"cpu-offload": "weights in host memory are not simulated",
 }
 
@@ -111,7 +111,7 @@ def _contradiction(traffic: Traffic, values: Mapping[str, float]) -> str:
 
 def _unless_modelled(case: Case, row: Row, command: str) -> Case:
     if text(row, "speculative") == "yes":
-        return case.without("speculative decoding is not simulated", suspect=True)
+        return case.without("speculative decoding, with an acceptance that is not stated", suspect=True)
     found = next((why for words, why in _NOT_MODELLED.items() if re.search(words, command)), None)
     return case.without(found) if found else case
 
