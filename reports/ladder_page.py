@@ -101,7 +101,7 @@ def _head(study: Study) -> list[str]:
         f"One traffic under every scheduler: {set_['model']} on one {set_['hardware']}, the shipped workload `chat` with "
         f"Poisson arrivals, {set_['requests']} requests a run, the same requests at every rate and on every rung. "
         f"Context {set_['context']:,}, 256 seats, no prefix cache, and about {tokens:,} tokens of KV memory. Host costs "
-        f"are the same for all ({host['step_s']} per step, {host['token_s']} per token, {host['request_s']} per request "
+        f"are the same for all ({host['step_s'] * 1e6:.0f} us per step, {host['token_s'] * 1e6:.1f} per token, {host['request_s'] * 1e3:.1f} ms per request "
         "and more: `engine.host` of the preset vllm-v1), so that only the rules differ; the last rung alone has others. "
         "*Reserved* is the whole context per request in buddy pieces (the vLLM paper's Orca (Max)), *paged* is blocks "
         "of 16.",

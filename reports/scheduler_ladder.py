@@ -20,6 +20,7 @@ from ladder_page import Study, write
 from sim.fairness import jain_index
 from sim.latencies import e2e_s
 from sim.metrics import summarise
+from sim.presets import load_preset
 from sim.request import State
 from sim.results import RunResult
 from sim.run import simulate
@@ -38,11 +39,10 @@ CONTEXT = 16_384
 FINEST = 1.05
 """Ratio of neighbouring rates at which the search for a capacity stops."""
 SLOWEST, FASTEST = 0.05, 60.0
-HOST = {"step_s": "350 us", "sequence_s": 0.0, "token_s": "4.8 us", "request_s": "3.8 ms", "prompt_token_s": "5.4 us"}
-"""The preset vllm-v1's, for every rung."""
-HOST_IN_LINE = {"step_s": "1.27 ms", "sequence_s": "42 us", "token_s": "2.7 us", "request_s": "35 ms",
-                "prompt_token_s": 0.0}  # fmt: skip
-"""The preset vllm-0.9's: fitted where a step is planned only after the one before it has ended."""
+HOST = load_preset("vllm-v1").host.model_dump()
+"""For every rung but the last."""
+HOST_IN_LINE = load_preset("vllm-0.9").host.model_dump()
+"""Fitted where a step is planned only after the one before it has ended."""
 
 BASE: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm", "workload": "chat", "slo": SLO, "seed": 1,

@@ -231,7 +231,7 @@ def _waterfall_latency(found: Waterfall) -> Figure:
             values = [step.at_this_load[f"p99_{metric}_ms"] or np.nan for step in found.steps]
             axes.barh(_names(found), values, color=COLOURS[metric], height=0.7)
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: three_digits(value))
+            axes.xaxis.set_major_formatter(lambda ms, _: three_digits(ms) if ms < 1e4 else f"{three_digits(ms / 1e3)}k")
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.xaxis.set_major_locator(LogLocator(numticks=4))
             limit = limits.get(f"{metric}_p99")
