@@ -150,6 +150,10 @@ def _polled(spec: ClientSpec, ready: _Ready) -> _Outcome:
     return ttft, e2e, number[1] + 1, number[1] + 1
 
 
+_TIE_S = 1e-12
+"""A token that is ready as a poll runs out goes with it, whatever the rounding."""
+
+
 def _long_polled(spec: ClientSpec, ready: _Ready) -> _Outcome:
     """An answer leaves with the first token there is; the next request is back one round trip later.
 
@@ -158,12 +162,13 @@ def _long_polled(spec: ClientSpec, ready: _Ready) -> _Outcome:
     """
     rtt, timeout = spec.network_rtt_s, spec.long_poll_timeout_s
     empty, into = np.divmod(ready.first, timeout + rtt)
-    first = np.where(into > timeout, (empty + 1) * (timeout + rtt), ready.first)
+    away = into > timeout + _TIE_S
+    first = np.where(away, (empty + 1) * (timeout + rtt), ready.first)
     rest = np.maximum(ready.last - first, 0.0)
     apart = np.maximum(rest / np.maximum(ready.tokens - 1, 1), rtt)
     answers = np.ceil(rest / np.where(apart > 0, apart, 1.0) - 1e-9)
     last = np.maximum(first + answers * apart, ready.last)
-    polls = 1 + answers + empty + (into > timeout)
+    polls = 1 + answers + empty + away
     return first + rtt / 2, np.where(rest > 0, last, first) + rtt / 2, polls, polls
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console
@@ -167,9 +167,11 @@ def _print(plan: Plan, sentence: str, page: Path) -> None:
 
 
 def _table(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Table:
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column.title, justify="right" if column.sort else "left", overflow="fold")
+        whole = column.title in ("GPU", "Trust")  # names are not broken where the terminal is narrow
+        justify: Literal["left", "right"] = "right" if column.sort else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=whole)
     for row in cells(columns, rows):
         table.add_row(*(text.replace(" (", "\n(") for text, _ in row))
     return table

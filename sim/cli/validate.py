@@ -34,7 +34,7 @@ validate.add_command(quantisation)
 
 
 @validate.command("kernels")
-@click.option("--hardware", required=True, help="A profile's name or path; it must be calibrated.")
+@click.option("--hardware", help="A profile's name or path; it must be calibrated. --gpu knows it from the driver.")
 @click.option("--measurements", "first", type=_FILE, multiple=True, help="CSV tables or records; more may follow.")
 @click.option("--gpu", "on_gpu", is_flag=True, help="Measure fresh random sizes on this machine's GPU.")
 @click.option("--seed", default=2, show_default=True, help="With --gpu: of the sizes.")
@@ -44,7 +44,7 @@ validate.add_command(quantisation)
 @click.option("--plot", "plot_path", type=_FILE, help="Write a figure of predicted over measured times.")
 @click.option("--max-mape", type=click.FloatRange(min=0), metavar="PCT", help="Exit with 3 when a line is above this.")
 def kernels(
-    hardware: str,
+    hardware: str | None,
     first: tuple[Path, ...],
     more: tuple[Path, ...],
     json_path: Path | None,
@@ -61,6 +61,9 @@ def kernels(
     measured = [_measure_fresh(fresh["seed"], fresh["budget"])] if fresh["on_gpu"] else []
     if not (first or measured):
         raise click.UsageError("needs --measurements or --gpu")
+    hardware = hardware or next(filter(None, map(_measured_gpu, measured)), None)
+    if hardware is None:
+        raise click.UsageError("needs --hardware: the profile of the GPU that was measured")
     gpu = load_gpu(find("hardware", hardware))
     tables = read_tables([*first, *more, *measured], gpu.name)
     found = find_calibration(gpu)
@@ -94,6 +97,13 @@ def report(first: tuple[Path, ...], more: tuple[Path, ...], out: Path) -> None:
     command = "roofserve validate report --measurements kernels/*.csv"
     write_report(own, read_tables([*first, *more]), out, command=command, provenance=PUBLIC_TABLES)
     click.echo(f"wrote {out}")
+
+
+def _measured_gpu(record: Path) -> str | None:
+    from sim.validation.measure.record import read_record
+    from sim.validation.own_profile import profile_name
+
+    return profile_name(read_record(record)[0])
 
 
 def _measure_fresh(seed: int, budget_s: float) -> Path:

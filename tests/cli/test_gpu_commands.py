@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     "calibrate --gpu --out {folder}/mine.yaml",
     "measure --out {folder}/measured",
-    "validate kernels --gpu --hardware h200-sxm",
+    "validate kernels --gpu",
     "validate serving --gpu",
 )
 NOT_ON_A_BARE_MACHINE = ("pydantic", "simpy", "pandas", "scipy", "matplotlib", "rich", "yaml", "jinja2", "pyarrow")

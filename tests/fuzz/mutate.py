@@ -113,7 +113,7 @@ def _replace(random: Random, tree: Any, at: tuple[Any, ...]) -> None:
         tree[random.choice(("", "kind", f"{key}s", "n" * 300, None, 3, True))] = tree.pop(key)
     elif how == 1 and isinstance(tree, dict):
         del tree[key]
-    elif how == 2 and isinstance(tree[key], (int, float)):
+    elif how == 2 and isinstance(tree[key], (int, float)) and abs(tree[key]) < 1e300:
         tree[key] = random.choice((0, -tree[key], tree[key] * 1e9, tree[key] * 1e-9, tree[key] + 0.5, str(tree[key])))
     else:
         tree[key] = value

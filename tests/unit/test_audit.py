@@ -78,6 +78,11 @@ def _lost_segment_token(result: RunResult) -> None:
     result.segments["tokens"][0] -= 1
 
 
+def _lazy_steps(result: RunResult) -> None:
+    several = result.segments["last_step"] > result.segments["first_step"]
+    result.segments["tokens"][np.flatnonzero(several)[0]] -= 1
+
+
 def _guessed_segment_token(result: RunResult) -> None:
     result.segments["tokens"][0] += 1
 
@@ -104,6 +109,7 @@ COOKED: list[tuple[Callable[[RunResult], None], str]] = [
     (_tokenless, "has tokens without a time, or a time without tokens"),
     (_extra_token, r"received \d+ tokens but steps emitted \d+"),
     (_guessed_segment_token, "more or fewer tokens than its steps computed"),
+    (_lazy_steps, "more or fewer tokens than its steps computed"),
     (_lost_segment_token, r"received \d+ tokens but steps emitted \d+"),
     (_overlap, r"replica \d+ runs two steps at once"),
     (_no_time, "has a step that takes no time"),
@@ -125,6 +131,17 @@ def test_lost_requests_are_found() -> None:
     result = run()
     with pytest.raises(InvariantError, match="submitted but"):
         audit(result, len(result.requests) + 1)
+
+
+@pytest.mark.parametrize(("dropped", "held"), [(10, 0), (0, 10)])
+def test_lost_bytes_are_found(dropped: int, held: int) -> None:
+    """What was swapped out came back, was dropped, or is held elsewhere; a byte less is missed."""
+    result = run()
+    swap = {"swapped_out_bytes": 30, "swapped_in_bytes": 20, "dropped_bytes": dropped, "held_bytes": held}
+    audit(replace(result, manifest={"facts": {"swap": swap}}), len(result.requests))
+    swap["swapped_in_bytes"] -= 1
+    with pytest.raises(InvariantError, match="swapped out are nowhere"):
+        audit(replace(result, manifest={"facts": {"swap": swap}}), len(result.requests))
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -80,6 +80,7 @@ def long_polled(spec: ClientSpec, times_s: list[float]) -> tuple[float, float, i
     return seen[0], seen[-1], polls
 
 
+@example(first=200, gap=1, tokens=1, rtt=40, timeout=40)
 @given(
     first=st.integers(1, 400), gap=st.integers(1, 60), tokens=st.integers(1, 60), rtt=st.integers(1, 200),
     timeout=st.integers(40, 300),

@@ -29,12 +29,22 @@ def test_increments_are_taken_when_they_are_due() -> None:
     for step in range(0, 5000, 100):
         found.forget(step)
         found.add(step + 2000, np.array([step]))
-    assert found.at(4900 + 2000) == 4900
+    assert [found.at(step + 2000) for step in range(2900, 5000, 100)] == list(range(2900, 5000, 100))
     assert found.at(10**6) == 0
 
 
-def servers(blocks: int = 400, make: type[PagedKV] = PagedKV) -> tuple[SpeculativeBatch, LookaheadKV]:
-    batch = SpeculativeBatch(Acceptance(1, (0.7,) * 4), 5, SPANS)
+def test_increments_survive_later_ones() -> None:
+    """What is far ahead needs more room, and what stands there already is kept."""
+    found = Increments()
+    found.add(3, np.array([5, 7]))
+    found.add(10_000, np.array([9]))
+    assert (found.at(3), found.at(4), found.at(10_000)) == (5, 7, 9)
+
+
+def servers(
+    blocks: int = 400, make: type[PagedKV] = PagedKV, rate: float = 0.7
+) -> tuple[SpeculativeBatch, LookaheadKV]:
+    batch = SpeculativeBatch(Acceptance(1, (rate,) * 4), 5, SPANS)
     kv = with_lookahead(make)(blocks, 4)
     kv.progress, kv.query_tokens = batch.progress_of, batch.query_tokens
     return batch, kv
@@ -74,9 +84,24 @@ def test_sums_are_those_of_the_members(make: type[PagedKV], moves: list[tuple[in
         kv.check([(request, batch.context_of(request)) for request in inside.values()])
 
 
-def test_guesses_have_room_before_they_are_verified() -> None:
+def test_who_leaves_has_the_tokens_that_were_delivered() -> None:
+    """With a step in flight: its tokens were computed for nothing, those of the steps before it were emitted."""
+    batch, _ = servers()
+    request = Request(0, 0, 4, 100)
+    request.computed_tokens, request.emitted_tokens = 4, 1
+    batch.join(request)
+    progress = batch.progress_of(request)
+    batch.advance(1)
+    batch.advance(1)
+    batch.leave(request, 1)
+    assert (request.emitted_tokens, request.computed_tokens) == (1 + progress[1], 4 + progress[2])
+    assert batch.stretch_tokens(request, 1) == 1 + progress[1]
+
+
+@pytest.mark.parametrize(("rate", "tokens"), [(0.0, 5), (1.0, 9)])
+def test_guesses_have_room_before_they_are_verified(rate: float, tokens: int) -> None:
     """A prompt of 4 fills one block of 4; a step verifies 5 tokens, so it needs two more blocks, right or wrong."""
-    batch, kv = servers(10)
+    batch, kv = servers(10, rate=rate)
     request = Request(0, 0, 4, 100)
     kv.reserve(request, 4)
     request.computed_tokens, request.emitted_tokens = 4, 1
@@ -86,7 +111,7 @@ def test_guesses_have_room_before_they_are_verified() -> None:
     batch.advance(1)
     kv.advance(1)
     kept = batch.context_of(request)
-    assert 5 <= kept <= 9
+    assert kept == tokens
     assert kv.free_blocks == 7
     assert kv.shortage() == 0
     kv.release(request)

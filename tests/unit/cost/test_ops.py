@@ -50,6 +50,26 @@ def test_operators_of_a_mixture_of_experts() -> None:
     assert "gate_up" not in rows
 
 
+def test_shared_experts_activate_beside_the_others() -> None:
+    """DeepSeek-V2-Lite: one dense layer of 27, and an expert in each of the 26 others that sees all tokens."""
+    assert calls(forward("deepseek-ai/DeepSeek-V2-Lite").rows(5))["activation"] == 27
+
+
+def test_routing_reads_scores_and_moves_rows() -> None:
+    """Mixtral: eight 32-bit scores per token, and two rows of 4096 16-bit elements out and in again."""
+    (routing,) = (op for op in forward("mistralai/Mixtral-8x7B-v0.1").rows(5) if op.name == "routing")
+    assert routing.cost.bytes == 5 * (8 * 4 + 2 * 2 * 4096 * 2)
+
+
+def test_activations_are_cut_over_the_gpus() -> None:
+    """Each GPU activates what its own part of the matrices yields."""
+    whole, half = (
+        [op.cost.bytes for op in forward("meta-llama/Llama-3.1-8B", tp=tp).rows(5) if op.name == "activation"]
+        for tp in (1, 2)
+    )
+    assert whole == [2 * half[0]]
+
+
 def test_tensor_parallelism_adds_collectives() -> None:
     """Two all-reduces per layer, one for the embedding, and a gather of the logits; alone there is none."""
     split = forward("meta-llama/Llama-3.1-8B", tp=2)

@@ -47,16 +47,18 @@ def test_clients_wait_longer_for_first_tokens_only() -> None:
     assert tpot[1] == pytest.approx(tpot[0], rel=0.1)
 
 
-def test_patience_counts_from_the_client() -> None:
-    """A client that gives up after 10 ms does so though its request is still on the way for 50."""
+@pytest.mark.parametrize(("way_s", "late_s"), [(0.5, 0.0), (0.06, 0.03)])
+def test_patience_counts_from_the_client(way_s: float, late_s: float) -> None:
+    """A client gives up after 0.1 s: at once if its request is on the way for longer, else when a step has ended."""
     scenario = {
         "model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm",
-        "workload": {"arrival": {"kind": "all_at_once"}, "num_requests": 1, "input_tokens": 50, "output_tokens": 4,
-                     "client_timeout_s": 0.01},
-        "engine": {"host": {"request_s": 0.05}},
+        "workload": {"arrival": {"kind": "all_at_once"}, "num_requests": 1, "input_tokens": 50,
+                     "output_tokens": 400, "client_timeout_s": 0.1},
+        "engine": {"host": {"request_s": way_s}},
     }  # fmt: skip
     result = simulate(load_scenario(scenario))
-    assert int(result.requests["output_tokens"][0]) == 0
+    assert 0.1e12 <= int(result.requests["finish_ps"][0]) <= (0.1 + late_s) * 1e12
+    assert (int(result.requests["output_tokens"][0]) > 0) == (way_s < 0.1)
 
 
 def test_every_replica_has_its_own_api_server() -> None:

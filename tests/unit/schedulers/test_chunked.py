@@ -136,6 +136,16 @@ def test_a_chunk_may_preempt_a_newer_request_but_not_an_older_one() -> None:
     assert new.target_tokens == 24
 
 
+def test_a_preempted_decode_leaves_its_tokens_to_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode that verifies six tokens leaves six of twelve; preempted for a chunk, it leaves all to the prompts."""
+    monkeypatch.setattr(DecodeBatch, "query_tokens", 6)
+    for blocks, found in ((100, ({0: 4, 1: 2}, 1, [])), (16, ({0: 4, 1: 4}, 0, [2]))):
+        server = Server(blocks=blocks, size=1, budget=12, threshold=4)
+        server.submit(request(0, 40), request(1, 40), request(2, 4))
+        assert server.step() == ({0: 4, 1: 4, 2: 4}, 0, [])
+        assert server.step() == found
+
+
 def test_one_whose_last_token_is_in_flight_is_spared() -> None:
     """Its end is already computed, so the next newest is preempted instead of it."""
     server = Server(blocks=4, size=4)
