@@ -34,6 +34,8 @@ class LeastWork:
     """Time between tokens of a sequence alone on its replica."""
     ttft_s: float
     """Time to the first token of the median prompt on an idle replica."""
+    alone_s: float
+    """Time of a mean request alone on its replica, nothing of it shared; about, and not a bound."""
 
     slack_s: float
     """How long after the last arrival the fleet may still be busy; infinite where no objective says so."""
@@ -95,8 +97,9 @@ def least_work(setup: Setup) -> LeastWork:
     per_request = _SAFETY * sizes.served_share * max(decode, rows)
     median = round(float(np.median(sizes.prompts)))
     ttft = 0.0 if setup.shares_prefixes else median * row_s
-    alone_s = _SAFETY * _step_s(setup, 1, 1) / _tokens_per_step(setup)
-    return LeastWork(per_request, alone_s, _SAFETY * ttft, _slack_s(setup.scenario.slo, alone_s, sizes))
+    token_s = _SAFETY * _step_s(setup, 1, 1) / _tokens_per_step(setup)
+    alone_s = float(sizes.prompts.mean()) * row_s + answer * token_s
+    return LeastWork(per_request, token_s, _SAFETY * ttft, alone_s, _slack_s(setup.scenario.slo, token_s, sizes))
 
 
 def _slack_s(slo: Mapping[str, float], alone_s: float, sizes: Sizes) -> float:

@@ -18,6 +18,7 @@ GRID_STEP = 1.02
 _LOWEST, _HIGHEST = -470, 700  # 1.02^k: from 1 request in 3 hours to a million per second
 _BELOW, _ABOVE = 35, 25  # of the grid: half, and 1.6 times
 _IDLE_SHARE = 0.02
+"""Of its time that a replica works when it counts as idle."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class _Fleet:
         question, work = self._question, self._known.work
         if question.rate is None or work is None:
             return None
-        rate = _IDLE_SHARE / work.per_request_s
+        rate = _IDLE_SHARE / work.alone_s
         return self._bench.run(question.traffic.at(min(rate, question.rate)), replicas=1, rate=rate,
                                seed=question.seeds[0])  # fmt: skip
 

@@ -137,6 +137,13 @@ def test_an_infeasible_plan_names_objectives_that_hold(base: Bases) -> None:
     assert plan(base(slo=limits), rate=2.0).winner is not None
 
 
+def test_what_counts_as_idle_knows_whole_prompts(base: Bases) -> None:
+    """Short beginnings that are shared do not make long prompts free: the replica that is called idle is idle."""
+    shared = {"workload__shared_prefix": {"tokens": 64}, "workload__input_tokens": 3000, "workload__output_tokens": 4}
+    found = plan(base(**shared, slo={"ttft_p99_ms": 1500}), rate=40.0)
+    assert found.winner is not None and found.winner.replicas > 1
+
+
 def test_a_plan_keeps_to_the_most_gpus(base: Bases) -> None:
     """More GPUs than allowed is no answer, and the reason says so."""
     failed = plan(base(), rate=5000.0, most_gpus=2)
