@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sim.cli
+from sim.report.plan_plots import FIGURES
 
 REPORTS = Path(__file__).resolve().parent
 GPUS = "h200-sxm,h100-sxm,a100-sxm-80gb,l40s"
@@ -32,7 +33,6 @@ PLANS = {
         "An offline batch on Mixtral",
     ),
 }
-FIGURES = ("latency_rate", "pareto", "cost", "limits", "kv_memory")
 COLUMNS = {
     "GPU": "hardware", "Configuration": "configuration", "Replicas": "replicas", "GPUs": "gpus",
     "USD/h": "usd_per_hour", "USD per M input": "usd_per_million_input_tokens",
@@ -69,9 +69,9 @@ def page(key: str, title: str, command: str, told: dict[str, Any], directory: Pa
     lines += [f"| {' | '.join(cell(row, name) for name in columns.values())} |" for row in fleets]
     lines += ["", "Ranges are 90 % intervals over traffic and calibration errors; of USD/h, the cheap and the dear end "
               "of the market.", ""]  # fmt: skip
-    for name in FIGURES:
-        if (directory / "figures" / f"{name}.png").exists():
-            lines += [f"![{name.replace('_', ' ')}](figures/{name}.png)", ""]
+    for figure in FIGURES:
+        if (directory / "figures" / f"{figure.name}.png").exists():
+            lines += [f"![{figure.title}](figures/{figure.name}.png)", "", f"{figure.title}. {figure.caption}", ""]
     if told["command"]:
         lines += ["One replica of the winner:", "", "```console", shlex.join(told["command"]), "```", ""]
     lines += ["What this rests on:", "", *(f"* {text}" for text in told["assumptions"]), ""]
