@@ -42,7 +42,7 @@ def quantity(text: str | int | float, kind: str) -> float:
             return float(text)
         except OverflowError:
             raise ValueError(f"expected {kind}, got a number that is too large") from None
-    match = _QUANTITY.match(text)
+    match = _QUANTITY.match(text) if isinstance(text, str) else None
     if not match:
         raise ValueError(f"expected {kind} such as '{_EXAMPLE[kind]}', got {text!r}")
     unit = match[2] or ""

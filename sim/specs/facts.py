@@ -47,7 +47,7 @@ def _split(raw: Any) -> tuple[Any, str]:
         return raw + 0, raw.source
     if not isinstance(raw, Mapping):
         return raw, UNSOURCED
-    unknown = sorted(set(raw) - {"value", "source"})
+    unknown = sorted(map(str, set(raw) - {"value", "source"}))
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}: a fact is written {{value: ..., source: ...}}")
     if "value" not in raw:

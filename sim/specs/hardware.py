@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sim.catalog import find, folder
+from sim.catalog import file_at, find, folder
 from sim.documents import Document, load_yaml, validate
 from sim.errors import ConfigError
 from sim.specs.efficiency import DEFAULT_EFFICIENCY, Efficiency, LinkEfficiency, OpEfficiency
@@ -254,9 +254,11 @@ def load_gpu(name_or_path: str | Path, *, beside: Path | None = None) -> Gpu:
     if not isinstance(gpu.calibration, str):
         return gpu
     # A copy of a shipped profile, wherever it was put, still finds the constants that ship.
-    for there in (path.parent, folder("hardware")):
-        if (there / gpu.calibration).is_file():
-            return gpu.model_copy(update={"calibration": str(there / gpu.calibration)})
+    with document.blamed(("calibration",)):
+        found = (file_at("calibration", str(there / gpu.calibration)) for there in (path.parent, folder("hardware")))
+        file = next(filter(None, found), None)
+    if file is not None:
+        return gpu.model_copy(update={"calibration": str(file)})
     raise document.error(("calibration",), "no such file", value=gpu.calibration)
 
 
