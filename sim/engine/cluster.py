@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -83,6 +84,7 @@ class Cluster:
             for replica in self.replicas:
                 replica.stop()
             self._close_homeless()
+            self._close_under_way()
         finally:
             if collecting:
                 gc.enable()
@@ -145,23 +147,37 @@ class Cluster:
         delay, patience = self._front_ends[replica.index].delay_ps(request, now), self._timeout_ps
         replica.outstanding += 1  # routers know of it while it is on its way
         if patience is not None and patience <= delay:
-            Alarm(self.env, TIMEOUT + request.id, patience, lambda _: self._lose(request, replica))
+            Alarm(self.env, TIMEOUT + request.id, patience, partial(self._lose, request, replica))
         else:
-            Alarm(self.env, ARRIVAL + request.id, delay, lambda _: self._reach(request, replica))
+            Alarm(self.env, ARRIVAL + request.id, delay, partial(self._reach, request, replica))
 
-    def _reach(self, request: Request, replica: Replica) -> None:
+    def _reach(self, request: Request, replica: Replica, _: Alarm) -> None:
         """A request has passed the API server of its replica."""
         replica.outstanding -= 1
         self.submit(request, replica)
 
-    def _lose(self, request: Request, replica: Replica) -> None:
+    def _lose(self, request: Request, replica: Replica, _: Alarm) -> None:
         """A client gives up before its request has passed the API server."""
+        request.state = State.ABORTED
+        self._drop(request, replica, Reason.CLIENT_TIMEOUT)
+
+    def _drop(self, request: Request, replica: Replica, reason: Reason) -> None:
+        """A request ends on its way through the API server."""
         self.submitted += 1
         replica.outstanding -= 1
-        request.state = State.ABORTED
         now: int = self.env.now  # type: ignore[assignment]
-        add_request(self.recorder.requests, request, -1, Reason.CLIENT_TIMEOUT, now)
+        add_request(self.recorder.requests, request, -1, reason, now)
         self._ended(request, now)
+
+    def _close_under_way(self) -> None:
+        """Ctrl-C came while requests passed API servers."""
+        alarms = [event for *_, event in sorted(self.env._queue) if isinstance(event, Alarm)]
+        for alarm in alarms:
+            passing = alarm.callback
+            if isinstance(passing, partial) and passing.func in (self._reach, self._lose):
+                request, replica = passing.args
+                request.state = State.UNFINISHED
+                self._drop(request, replica, Reason.INTERRUPTED)
 
     def _close_homeless(self) -> None:
         """Ctrl-C came between two replicas."""

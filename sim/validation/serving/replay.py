@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.externals.loky.backend.resource_tracker import ensure_running
 
 from sim.validation.serving.case import Case
 from sim.validation.serving.predict import Predicted, predict
@@ -46,6 +47,8 @@ def _results(tasks: Iterator[Any], jobs: int) -> Iterator[list[Predicted]]:
     # Workers inherit that Ctrl-C is not for them: one that is still importing would show a traceback. They end with us.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
+        ensure_running()  # the first start of loky's resource tracker would let SIGINT through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         results: Iterator[list[Predicted]] = Parallel(n_jobs=jobs, return_as="generator")(tasks)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from sim.engine.front_end import FrontEnd
 from sim.metrics import summarise
-from sim.request import Request
+from sim.request import Request, State
 from sim.run import simulate
 from sim.scenario import load_scenario
 
@@ -75,3 +77,25 @@ def test_every_replica_has_its_own_api_server() -> None:
     result = simulate(load_scenario(scenario))
     assert sorted(result.requests["replica"].tolist()) == list(range(8))
     assert set(result.requests["scheduled_ps"].tolist()) == {round(0.11e12)}
+
+
+def test_who_is_under_way_when_the_run_is_interrupted_is_counted() -> None:
+    """Ctrl-C while requests pass the API server: they end as unfinished, and the replica has none left."""
+    scenario = {
+        "model": "meta-llama/Llama-3.1-8B", "hardware": "h100-sxm",
+        "workload": {"arrival": {"kind": "all_at_once"}, "num_requests": 20, "input_tokens": 1000, "output_tokens": 2},
+        "engine": {"host": {"request_s": 0.01, "prompt_token_s": "100 us"}},
+    }  # fmt: skip
+    interrupted = [False]
+
+    def interrupt(ended: int, total: int | None) -> None:
+        if ended >= 1 and not interrupted[0]:
+            interrupted[0] = True
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sim.engine.cluster._TIDY_EVERY", 1)
+        result = simulate(load_scenario(scenario), on_progress=interrupt)
+    assert result.manifest["interrupted"]
+    states = result.requests["state"].tolist()
+    assert len(states) == 20 and states.count(State.UNFINISHED) >= 10
